@@ -1,0 +1,114 @@
+"""The 24-bit length prefix: byte stream <-> whole frames, however the bytes are cut.
+
+Inside this project a *batch* is any number of whole, length-prefixed frames back to back: what TCP
+carries as it is, and what the other transports take apart (WebSocket: one message per frame).
+Whoever receives a batch cuts it and says how many bytes it used; what is left begins a frame that
+is not complete yet, and `Backlog` keeps it without copying it again on each read.
+Source: RSocket Protocol 1.0, "Framing Format".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rsocket_mesh.errors import LocalProtocolError, RemoteProtocolError
+from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
+
+PREFIX_SIZE: Final = 3  # bytes
+
+
+def prefix(size: int) -> bytes:
+    """Return the length prefix for a frame of *size* bytes."""
+    if size > MAX_FRAME_SIZE:
+        raise LocalProtocolError(f"frame of {size} bytes exceeds {MAX_FRAME_SIZE}")
+    return size.to_bytes(PREFIX_SIZE, "big")
+
+
+def prefix_lengths(frames: Iterable[bytes]) -> list[bytes]:
+    """Return the chunks of a batch: each frame behind its length, ready for one write."""
+    chunks: list[bytes] = []
+    for frame in frames:
+        chunks.append(prefix(len(frame)))
+        chunks.append(frame)
+    return chunks
+
+
+def check_size(size: int, limit: int) -> None:
+    """Raise if no frame may have *size* bytes: too short for a header, or over *limit*."""
+    if size < HEADER.size:
+        raise RemoteProtocolError(f"frame length {size}, the header alone needs {HEADER.size}")
+    if size > limit:
+        raise RemoteProtocolError(f"frame length {size} exceeds the limit of {limit} bytes")
+
+
+def cut(batch: bytes, limit: int = MAX_FRAME_SIZE) -> tuple[list[bytes], int]:
+    """Return the whole frames at the start of *batch* and how many bytes they took.
+
+    Frames in front of a bad length are returned first; the rest then begins with the bad one, and
+    `Backlog.keep` (or the next `cut`) refuses it.
+
+    Raises:
+        RemoteProtocolError: *batch* begins with a length below a header's size or above *limit*.
+    """
+    frames: list[bytes] = []
+    position, end = 0, len(batch)
+    while end - position >= PREFIX_SIZE:
+        size = batch[position] << 16 | batch[position + 1] << 8 | batch[position + 2]
+        if not HEADER.size <= size <= limit:
+            if frames:
+                break
+            check_size(size, limit)
+        stop = position + PREFIX_SIZE + size
+        if stop > end:
+            break
+        frames.append(batch[position + PREFIX_SIZE : stop])
+        position = stop
+    return frames, position
+
+
+class Backlog:
+    """The bytes of one frame that has not arrived completely.
+
+    Pieces are joined once, when the frame is complete: a 16 MiB frame that arrives in 64 KiB
+    reads is copied once, not once per read. Memory is bounded by *limit* plus one read.
+    """
+
+    __slots__ = ("_limit", "_needed", "_pieces", "_size")
+
+    def __init__(self, limit: int = MAX_FRAME_SIZE) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._needed = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take what was read; return bytes to be cut, or None while the frame is incomplete."""
+        if not self._pieces:
+            return data
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size < self._needed:
+            return None
+        joined = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        return joined
+
+    def keep(self, rest: bytes) -> None:
+        """Keep *rest*, which begins a frame and does not hold all of it.
+
+        Raises:
+            RemoteProtocolError: the announced length is not allowed; nothing more is buffered
+                (C-06, C-07).
+        """
+        self._needed = PREFIX_SIZE
+        if len(rest) >= PREFIX_SIZE:
+            size = int.from_bytes(rest[:PREFIX_SIZE], "big")
+            check_size(size, self._limit)
+            self._needed += size
+        self._pieces.append(rest)
+        self._size = len(rest)

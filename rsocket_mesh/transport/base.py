@@ -1,0 +1,85 @@
+"""What every transport is to the floors above: whole frames in batches, bounded outbound.
+
+A transport moves bytes and understands no frame. A *batch* is length-prefixed frames back to back
+(`rsocket_mesh.protocol.framing`). Inbound, the receiver cuts the batch itself and returns how many
+bytes it used, so that a broker can look at each frame once; outbound, whoever sends appends chunks
+to `outbound` and asks for a flush, so that one turn of the loop makes one write.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+
+class Receiver(Protocol):
+    """The session above one transport. All methods are called on the loop's thread."""
+
+    def connected(self, transport: Transport) -> None:
+        """The transport is ready for use. Called once, first."""
+
+    def batch_received(self, data: bytes) -> int:
+        """Take bytes that begin at a frame's prefix; return how many were used.
+
+        What is left over begins a frame that is not complete; the transport keeps it and offers it
+        again together with what follows. Must not raise for anything a peer can send.
+        """
+
+    def protocol_violated(self, text: str) -> None:
+        """The peer broke the framing (a bad length, a text message). No more bytes will come; the
+        receiver sends its ERROR and closes."""
+
+    def disconnected(self, error: Exception | None) -> None:
+        """The transport has ended; None means that the peer closed it in order. Called once, last,
+        also after our own `close` or `abort`."""
+
+    def writable(self, ready: bool) -> None:
+        """`outbound_size` rose over the high watermark (False) or fell to the low one (True)."""
+
+
+class Transport(ABC):
+    """One connection. Not thread-safe: use it on its loop only.
+
+    Attributes:
+        outbound: chunks that together are whole prefixed frames. Append all chunks of a frame, in
+            order, before control returns to the loop, then call `flush_soon` (or `flush`).
+        name: for people, such as `tcp 127.0.0.1:51234`; never secret.
+        scheme: `tcp`, `tls`, `unix`, `ws`, `wss` or `memory`.
+        peer_address: the peer's host, or None where there is none.
+        bytes_in, bytes_out: payload bytes moved so far, prefixes included.
+    """
+
+    __slots__ = ("bytes_in", "bytes_out", "name", "outbound", "peer_address", "scheme")
+
+    outbound: list[bytes]
+    name: str
+    scheme: str
+    peer_address: str | None
+    bytes_in: int
+    bytes_out: int
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Hand `outbound` to the operating system now, as one write."""
+
+    @abstractmethod
+    def flush_soon(self) -> None:
+        """Flush once at the end of this turn of the loop, however often this is called."""
+
+    @abstractmethod
+    def outbound_size(self) -> int:
+        """Bytes handed over and not yet taken by the operating system, `outbound` not counted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush, then close in order; what was written still leaves, for at most a bounded time.
+        Nothing is received any more. Idempotent."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once; what was not written is lost. Idempotent."""
+
+    @property
+    @abstractmethod
+    def is_closing(self) -> bool:
+        """True once `close` or `abort` was called or the connection was lost."""
