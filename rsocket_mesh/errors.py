@@ -119,6 +119,8 @@ class StreamError(RSocketError):
         token: the word in front of the text; None for errors of peers without tokens.
         safe_to_retry: true if it is certain that nothing was processed.
         details: the values in brackets behind the token, such as `retry_after_ms`.
+        route: what was called, on the side of the caller that received this; None for an error
+            that was raised here on purpose. So a handler's failed call is told from its verdict.
     """
 
     code: int = ErrorCode.APPLICATION_ERROR
@@ -130,6 +132,7 @@ class StreamError(RSocketError):
         super().__init__(text)
         self.text = text
         self.details = details
+        self.route: str | None = None
 
     def __init_subclass__(cls) -> None:
         token = cls.__dict__.get("token")
@@ -230,6 +233,7 @@ class Invalid(StreamError):
 
 
 _TEXT: Final = re.compile(r"([A-Z][A-Z_]+)(?:\(([^)]*)\))?: ?(.*)", re.DOTALL)
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits by raising
 _FALL_BACK: Final[dict[int, type[StreamError]]] = {
     ErrorCode.APPLICATION_ERROR: ApplicationError,
     ErrorCode.REJECTED: Rejected,
@@ -245,7 +249,7 @@ def _split_text(text: str) -> tuple[str | None, dict[str, int | str], str]:
     details: dict[str, int | str] = {}
     for pair in filter(None, (match[2] or "").split(",")):
         key, _, value = pair.partition("=")
-        details[key.strip()] = int(value) if value.isdecimal() else value
+        details[key.strip()] = int(value) if _NUMBER.fullmatch(value) else value
     return match[1], details, match[3]
 
 

@@ -20,6 +20,7 @@ MAX_ROUTE_LENGTH: Final = 255  # bytes; a route travels in one routing tag
 RESERVED_PREFIX: Final = "mesh."
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_SEGMENT: Final = re.compile(r"[^{}]*|\{[A-Za-z0-9_-]+\}")  # of a route: literal, or a wildcard
 
 Model = Literal["request-response", "request-stream", "request-channel", "fire-and-forget"]
 
@@ -101,13 +102,21 @@ def check_announcement(announcement: Announcement) -> None:
         if not 0 <= service.weight <= 10_000:
             raise Invalid(f"{field}.weight: {service.weight} must be 0 to 10000")
         for route_index, route in enumerate(service.routes):
-            if not 1 <= len(route.encode()) <= MAX_ROUTE_LENGTH:
-                raise Invalid(
-                    f"{field}.routes[{route_index}]: {len(route.encode())} bytes, "
-                    f"must be 1 to {MAX_ROUTE_LENGTH}"
-                )
+            _check_route(route, f"{field}.routes[{route_index}]")
         for method in service.methods or ():
             check_name(method, f"{field}.methods")
+            if "." in method:  # a call to `s.a.b` asks for the method `b` of the service `s.a`
+                raise Invalid(f"{field}.methods: {method!r} must not have a dot")
+
+
+def _check_route(route: str, field: str) -> None:
+    size = len(route.encode())
+    if not 1 <= size <= MAX_ROUTE_LENGTH:
+        raise Invalid(f"{field}: {size} bytes, must be 1 to {MAX_ROUTE_LENGTH}")
+    if not all(map(_SEGMENT.fullmatch, re.split("[./]", route))):
+        raise Invalid(f"{field}: in {route!r} a wildcard must be a whole segment such as {{id}}")
+    if route.startswith(RESERVED_PREFIX):
+        raise Invalid(f"{field}: {route!r} belongs to the broker")
 
 
 def encode_announcement(announcement: Announcement) -> bytes:
@@ -126,7 +135,9 @@ def decode_announcement(raw: bytes) -> Announcement:
         announcement = _decoder.decode(raw)
     except msgspec.ValidationError as exc:
         raise Invalid(f"announcement: {exc}") from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Invalid(f"announcement is not JSON: {exc}") from exc
+    except RecursionError:
+        raise Invalid("announcement is nested too deeply") from None
     check_announcement(announcement)
     return announcement

@@ -300,7 +300,10 @@ def encode_request(
     """Return one of the four REQUEST_x frames; *initial_n* goes with stream and channel only."""
     flags = FLAG_METADATA if metadata is not None else 0
     flags |= FLAG_FOLLOWS if follows else 0
-    flags |= FLAG_COMPLETE if complete else 0
+    if complete:
+        if kind != REQUEST_CHANNEL:  # for the others the flag is not defined (C-11)
+            raise LocalProtocolError(f"{TYPE_NAMES[kind]} cannot complete the requester's side")
+        flags |= FLAG_COMPLETE
     header = _header(_number("stream id", stream_id, 1, MAX_STREAM_ID), kind, flags)
     if kind in (REQUEST_STREAM, REQUEST_CHANNEL):
         header += STREAM_ID.pack(_number("initial request n", initial_n or 0, 1, MAX_REQUEST_N))

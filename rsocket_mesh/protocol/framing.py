@@ -16,6 +16,7 @@ from rsocket_mesh.errors import LocalProtocolError, RemoteProtocolError
 from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
 
 PREFIX_SIZE: Final = 3  # bytes
+SMALL_PIECE: Final = 1024  # bytes; a piece costs some 60 bytes more than it holds
 
 
 def prefix(size: int) -> bytes:
@@ -71,14 +72,15 @@ class Backlog:
     """The bytes of one frame that has not arrived completely.
 
     Pieces are joined once, when the frame is complete: a 16 MiB frame that arrives in 64 KiB
-    reads is copied once, not once per read. Memory is bounded by *limit* plus one read.
+    reads is copied once, not once per read. Memory is bounded by *limit* plus one read and the
+    overhead of the pieces: small ones are gathered, or two-byte reads would cost twenty-fold.
     """
 
     __slots__ = ("_limit", "_needed", "_pieces", "_size")
 
     def __init__(self, limit: int = MAX_FRAME_SIZE) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._size = 0
         self._needed = 0
 
@@ -89,7 +91,13 @@ class Backlog:
         """Take what was read; return bytes to be cut, or None while the frame is incomplete."""
         if not self._pieces:
             return data
-        self._pieces.append(data)
+        last = self._pieces[-1]
+        if len(data) >= SMALL_PIECE:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray):
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
         self._size += len(data)
         if self._size < self._needed:
             return None

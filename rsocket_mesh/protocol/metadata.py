@@ -70,9 +70,10 @@ WELL_KNOWN_MIME_TYPES: Final[dict[int, str]] = dict(
     0x7E: "message/x.rsocket.routing.v0",
     0x7F: "message/x.rsocket.composite-metadata.v0",
 }
-MIME_IDS: Final[dict[str, int]] = {name: number for number, name in WELL_KNOWN_MIME_TYPES.items()}
-# Unknown as ids to the java, js, py, go and rust versions in use: always written as text.
-_WRITE_AS_TEXT: Final = frozenset({0x29, 0x2A})
+# 0x29 and 0x2A are unknown to the java, js, py, go and rust versions in use: written as text.
+_WRITTEN_AS_ID: Final[dict[str | int, int]] = {
+    name: number for number, name in WELL_KNOWN_MIME_TYPES.items() if number not in (0x29, 0x2A)
+}
 
 CBOR: Final = "application/cbor"
 JSON: Final = "application/json"
@@ -89,6 +90,7 @@ DEADLINE: Final = "message/x.rsocket-mesh.deadline.v1"
 SHARD: Final = "message/x.rsocket-mesh.shard.v1"
 CALLER: Final = "message/x.rsocket-mesh.caller.v1"
 
+MAX_ID: Final = 0x7F  # what seven bits can say
 MAX_MIME_LENGTH: Final = 128  # characters; what "length - 1" in seven bits can say
 MAX_TAG_LENGTH: Final = 255  # bytes of UTF-8; what one length byte can say
 MAX_DEADLINE_MS: Final = 0xFFFF_FFFF
@@ -108,17 +110,22 @@ def encode_mime(mime: str | int) -> bytes:
     """Return a MIME field: one byte for a well-known type, else length - 1 and the text.
 
     Raises:
-        LocalProtocolError: the text is empty, over 128 characters or not US-ASCII (C-127).
+        LocalProtocolError: the text is empty, over 128 characters or not US-ASCII (C-127), or the
+            number does not fit into seven bits.
     """
-    number = MIME_IDS.get(mime) if isinstance(mime, str) else mime
-    if number is not None and not (isinstance(mime, str) and number in _WRITE_AS_TEXT):
-        return bytes((0x80 | number,))
-    assert isinstance(mime, str)
-    if not mime.isascii() or not 1 <= len(mime) <= MAX_MIME_LENGTH:
+    return _encode_id_or_text(_WRITTEN_AS_ID.get(mime, mime), "MIME type")
+
+
+def _encode_id_or_text(value: str | int, name: str) -> bytes:
+    if isinstance(value, int):
+        if not 0 <= value <= MAX_ID:
+            raise LocalProtocolError(f"{name} id is {value}, must be 0 to {MAX_ID}")
+        return bytes((0x80 | value,))
+    if not value.isascii() or not 1 <= len(value) <= MAX_MIME_LENGTH:
         raise LocalProtocolError(
-            f"MIME type {mime[:40]!r} of {len(mime)} characters: needs 1 to {MAX_MIME_LENGTH} ASCII"
+            f"{name} {value[:40]!r} of {len(value)} characters: needs 1 to {MAX_MIME_LENGTH} ASCII"
         )
-    return bytes((len(mime) - 1,)) + mime.encode("ascii")
+    return bytes((len(value) - 1,)) + value.encode("ascii")
 
 
 def _read_mime(raw: bytes, offset: int) -> tuple[str | int, int]:
@@ -283,12 +290,7 @@ def encode_authentication(credentials: Credentials) -> bytes:
         return b"\x80" + len(name).to_bytes(2, "big") + name + credentials.password.encode()
     if isinstance(credentials, BearerCredentials):
         return b"\x81" + credentials.token.encode()
-    if isinstance(credentials.kind, int):
-        return bytes((0x80 | credentials.kind,)) + credentials.payload
-    kind = credentials.kind.encode("ascii")
-    if not 1 <= len(kind) <= MAX_MIME_LENGTH:
-        raise LocalProtocolError(f"authentication type of {len(kind)} characters: needs 1 to 128")
-    return bytes((len(kind) - 1,)) + kind + credentials.payload
+    return _encode_id_or_text(credentials.kind, "authentication type") + credentials.payload
 
 
 def decode_authentication(raw: bytes) -> Credentials:

@@ -3,23 +3,25 @@
 A version is one to four dotted numbers with an optional `-pre.release` and `+build` part, as
 people write them: `2`, `1.4`, `1.4.0-rc.1`. Missing numbers count as 0; build metadata is ignored.
 A range is what npm users know: `^1.4`, `~1.4.2`, `>=1.2 <2`, `1.x`, `*`, and `||` between
-alternatives; a plain version is an exact match.
+alternatives; a plain version is an exact match. As there, a pre-release is only admitted by a
+range that names a pre-release of the same numbers: `^1.4` never means `1.5.0-rc.1`.
 """
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from rsocket_mesh.errors import Invalid
 
 MAX_LENGTH: Final = 64  # characters of a version or range; more is no version
 
 _VERSION: Final = re.compile(
-    r"v?(\d{1,9}(?:\.\d{1,9}){0,3})(?:-([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z.-]+)?"
+    r"v?([0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?:-([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z.-]+)?"
 )
-_TERM: Final = re.compile(r"(\^|~|>=|<=|>|<|=)?\s*([^\s<>=^~|]+)")
+_TERM: Final = re.compile(r"(\^|~|>=|<=|>|<|=)?\s*([^\s<>=^~|]+)\s*")
+_WILD: Final = re.compile(r"v?(?:([0-9]{1,9}(?:\.[0-9]{1,9}){0,2})\.)?[xX*](?:\.[xX*])*")
 
 # Numbers padded to four, then the pre-release: (1,) for a release sorts behind (0, parts).
 Version = tuple[tuple[int, ...], tuple[object, ...]]
@@ -61,9 +63,12 @@ class VersionRange:
         return self.text
 
     def __contains__(self, version: Version) -> bool:
-        return any(
-            all(low <= version < high for low, high in bounds) for bounds in self._alternatives
-        )
+        for terms in self._alternatives:
+            if all(term.low <= version < term.high for term in terms):
+                named = version[1] == _RELEASE or version[0] in (term.preview for term in terms)
+                if named:
+                    return True
+        return False
 
 
 @lru_cache(maxsize=1024)
@@ -72,61 +77,56 @@ def parse_range(text: str) -> VersionRange:
     return VersionRange(text)
 
 
+class _Term(NamedTuple):
+    """What one term admits: from *low* up to, not including, *high*.
+
+    `preview` are the numbers of a term that was written with a pre-release, else None.
+    """
+
+    low: Version
+    high: Version
+    preview: tuple[int, ...] | None
+
+
 _BOTTOM: Final[Version] = ((-1, 0, 0, 0), _RELEASE)
 _TOP: Final[Version] = ((1 << 40, 0, 0, 0), _RELEASE)
 
 
-def _just_above(version: Version) -> Version:
-    numbers, rank = version
-    return numbers, (*rank, 0)
-
-
-def _before(numbers: tuple[int, ...]) -> Version:
-    """The bound below every pre-release of *numbers*: `<2` does not admit `2.0.0-rc.1`."""
-    return numbers, (0, ())
-
-
-def _raised(numbers: tuple[int, ...], index: int) -> Version:
-    return _before((*numbers[:index], numbers[index] + 1, *(0,) * (3 - index)))
-
-
-def _parse_terms(part: str, whole: str) -> list[tuple[Version, Version]]:
-    bounds: list[tuple[Version, Version]] = []
+def _parse_terms(part: str, whole: str) -> list[_Term]:
+    terms: list[_Term] = []
     position = 0
     part = part.strip()
-    while position < len(part):
-        match = _TERM.match(part, position)
-        if match is None:
-            raise Invalid(f"{whole!r} is not a version range such as ^1.4 or >=1.2 <2")
-        bounds.append(_bounds(match[1] or "=", match[2]))
+    while match := _TERM.match(part, position):
+        terms.append(_term(match[1] or "=", match[2], whole))
         position = match.end()
-        while position < len(part) and part[position] == " ":
-            position += 1
-    if not bounds:
+    if position < len(part) or not terms:
         raise Invalid(f"{whole!r} is not a version range such as ^1.4 or >=1.2 <2")
-    return bounds
+    return terms
 
 
-def _bounds(operator: str, text: str) -> tuple[Version, Version]:
-    if text in ("*", "x", "X"):
-        return _BOTTOM, _TOP
-    wild = re.fullmatch(r"((?:\d{1,9}\.){1,3})[xX*]", text)
-    if wild is not None:
-        numbers, _ = parse_version(wild[1].rstrip("."))
-        return _before(numbers), _raised(numbers, wild[1].count(".") - 1)
-    version = parse_version(text)
-    numbers = version[0]
-    given = len(re.split(r"[-+]", text.lstrip("v"))[0].split("."))
+def _term(operator: str, text: str, whole: str) -> _Term:
+    wild = _WILD.fullmatch(text)
+    if wild is not None and wild[1] is None:
+        if operator in "<>":
+            raise Invalid(f"{whole!r}: nothing is {operator} any version")
+        return _Term(_BOTTOM, _TOP, None)
+    written = wild[1] if wild is not None else text.removeprefix("v")
+    version = parse_version(written)
+    numbers, rank = version
+    preview = None if rank == _RELEASE else numbers
+    given = len(re.split(r"[-+]", written)[0].split("."))
+    above = _raised(numbers, given - 1) if wild is not None else (numbers, (*rank, 0))
     if operator == "^":
         # The leftmost number that is not zero may not change; of zeros, the last that was given.
         index = next((i for i in range(given) if numbers[i]), given - 1)
-        return version, _raised(numbers, index)
-    if operator == "~":
-        return version, _raised(numbers, min(1, given - 1))
-    return {
-        ">=": (version, _TOP),
-        ">": (_just_above(version), _TOP),
-        "<": (_BOTTOM, _before(numbers) if version[1] == _RELEASE else version),
-        "<=": (_BOTTOM, _just_above(version)),
-        "=": (version, _just_above(version)),
-    }[operator]
+        above = _raised(numbers, index)
+    elif operator == "~":
+        above = _raised(numbers, min(1, given - 1))
+    low = _BOTTOM if operator in ("<", "<=") else above if operator == ">" else version
+    high = _TOP if operator in (">", ">=") else version if operator == "<" else above
+    return _Term(low, high, preview)
+
+
+def _raised(numbers: tuple[int, ...], index: int) -> Version:
+    """Return the bound below every version, also a pre-release, with the number at *index* + 1."""
+    return (*numbers[:index], numbers[index] + 1, *(0,) * (3 - index)), (0, ())
