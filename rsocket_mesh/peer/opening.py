@@ -1,0 +1,54 @@
+"""How a client gets a live peer: dial, introduce, and wait for the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from rsocket_mesh.errors import ConnectionClosed, Unreachable
+from rsocket_mesh.peer.handler import RequestHandler
+from rsocket_mesh.peer.peer import Peer
+from rsocket_mesh.protocol.frames import Setup
+from rsocket_mesh.transport import dial
+
+
+async def open_peer(
+    url: str,
+    *,
+    setup: Setup,
+    handler: RequestHandler | None = None,
+    timeout: float,  # noqa: ASYNC109 - one budget for several steps
+    confirm: bool = True,
+    tls: ssl.SSLContext | None = None,
+) -> Peer:
+    """Connect to *url* and introduce ourselves.
+
+    Args:
+        setup: keepalive times, MIME types and the announcement.
+        handler: serves what the other side asks; None refuses it.
+        timeout: seconds for everything together.
+        confirm: wait until the other side has answered a KEEPALIVE behind the SETUP; a broker does
+            that after its verdict, so connected then means accepted and registered.
+        tls: for tls:// and wss://; None means the system's certificates.
+    Raises:
+        SetupRefused: the other side does not want us; the same SETUP again will not help.
+        Unreachable: nobody answered, or not within *timeout*.
+    If cancelled: the connection is closed.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    peer = Peer(handler, setup=setup)
+    await dial(url, peer, timeout=timeout, tls=tls)
+    if not confirm:
+        return peer
+    try:
+        async with asyncio.timeout_at(deadline):
+            await asyncio.shield(peer.confirmed)
+    except TimeoutError:
+        raise Unreachable(f"{url} did not answer the SETUP within {timeout:g} s") from None
+    except ConnectionClosed as exc:
+        raise Unreachable(f"{url} ended the connection before it answered: {exc}") from exc
+    finally:
+        if not peer.confirmed.done():
+            peer.close("given up while connecting")
+    return peer

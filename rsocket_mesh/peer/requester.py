@@ -1,0 +1,521 @@
+"""The requester side of one connection: calls out, answers in.
+
+No task per call: a future, or an inbox for items; only a channel's own half runs in a task. Every
+call that waits has one owner here, which fails it when the connection ends, so nothing waits for an
+answer that can't come. Deadlines of all calls share one timer.
+"""
+
+# ruff: noqa: ASYNC109 - a timeout is part of a call's contract: it bounds the answer, not the await
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from rsocket_mesh.errors import (
+    ApplicationError,
+    Canceled,
+    ConnectionClosed,
+    DeadlineExceeded,
+    Overloaded,
+    RSocketError,
+    StreamError,
+)
+from rsocket_mesh.peer.deadlines import TICKS_PER_SECOND, Deadlines
+from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
+from rsocket_mesh.peer.outbox import Outbox
+from rsocket_mesh.peer.producer import Producer
+from rsocket_mesh.peer.tasks import start_task
+from rsocket_mesh.protocol.connection import Role
+from rsocket_mesh.protocol.fragments import (
+    DEFAULT_FRAGMENT_SIZE,
+    ReassemblyBudget,
+    request_frames,
+)
+from rsocket_mesh.protocol.frames import (
+    REQUEST_CHANNEL,
+    REQUEST_FNF,
+    REQUEST_RESPONSE,
+    REQUEST_STREAM,
+    encode_cancel,
+    encode_metadata_push,
+)
+from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.streams import (
+    COMPLETED,
+    CREDIT,
+    ENDED,
+    FAILED,
+    ITEM,
+    LAST_ITEM,
+    RETURNED,
+    STOPPED,
+    Effect,
+    RequesterStream,
+    StreamIds,
+)
+
+NO_DEADLINE: Final = -1  # stands for a tick of `Deadlines`
+_EMPTY: Final = Payload()
+
+
+class _Call(RequesterStream):
+    """One request-response that waits for its answer."""
+
+    __slots__ = ("answer", "tick", "timeout")
+
+    def __init__(
+        self, budget: ReassemblyBudget, answer: asyncio.Future[Payload], timeout: float | None
+    ) -> None:
+        super().__init__(0, REQUEST_RESPONSE, budget)  # the id comes with `start`
+        self.answer = answer
+        self.tick = NO_DEADLINE
+        self.timeout = timeout
+
+    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
+        answer = self.answer
+        if answer.done():
+            return
+        if effect is LAST_ITEM:
+            assert payload is not None
+            answer.set_result(payload)
+        elif effect is COMPLETED:  # without an item (C-68)
+            answer.set_result(_EMPTY)
+        elif effect is FAILED:
+            assert error is not None
+            answer.set_exception(error)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class _Subscription(RequesterStream):
+    """One stream or channel, from the first demand of its consumer on; the source of its inbox."""
+
+    __slots__ = (
+        "_kind",
+        "_outgoing",
+        "_requester",
+        "inbox",
+        "producer",
+        "request",
+        "task",
+        "tick",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        requester: Requester,
+        kind: int,
+        request: Payload,
+        outgoing: AsyncIterator[Payload] | None,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(0, kind, requester.budget)  # the id comes with `begin`
+        self._requester = requester
+        self._kind = kind
+        self._outgoing = outgoing
+        self.timeout = timeout
+        self.request: Payload | None = request
+        self.inbox: Inbox | None = None
+        self.producer: Producer | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.tick = NO_DEADLINE
+
+    # -- what the inbox wants ---------------------------------------------------------------------
+
+    async def begin(self, n: int) -> None:
+        requester = self._requester
+        left = await requester.admit(self.timeout)
+        request, self.request = self.request, None
+        if request is None:  # stopped while it waited to be admitted
+            raise Canceled("the stream was closed before its request was sent")
+        self.expected = n
+        requester.start(self, self._kind, request, n, left)
+        if self._outgoing is not None:
+            self.producer = Producer(self, requester.outbox)
+            self.task = start_task(requester.loop, self._produce(self._outgoing))
+
+    def grant(self, n: int) -> None:
+        if self.is_receiving:
+            self.send_request_n(n)
+            self._requester.outbox.put_request_n(self.stream_id, n)
+
+    def stop(self) -> None:
+        self.request = None
+        if self.stream_id:
+            self._requester.cancel(self)
+
+    # -- what the connection brings ---------------------------------------------------------------
+
+    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
+        inbox = self.inbox
+        assert inbox is not None
+        if self.tick != NO_DEADLINE and effect not in (CREDIT, STOPPED):
+            self._requester.forget_deadline(self)
+        if effect is ITEM or effect is LAST_ITEM:
+            assert payload is not None
+            inbox.put(payload)
+        if effect is LAST_ITEM or effect is COMPLETED:
+            inbox.finish(None)
+        elif effect is FAILED:
+            inbox.finish(error)
+        elif effect is RETURNED:
+            inbox.give_back()
+        elif effect is CREDIT:
+            if self.producer is not None:
+                self.producer.credit_arrived()
+        elif effect is STOPPED and self.task is not None:
+            self.task.cancel()
+
+    def fail(self, error: Exception) -> None:
+        if self.inbox is not None:
+            self.inbox.finish(error)
+
+    async def _produce(self, outgoing: AsyncIterator[Payload]) -> None:
+        assert self.producer is not None
+        try:
+            await self.producer.run(outgoing)
+        except Exception as exc:
+            if self.phase is not ENDED:
+                error = exc if isinstance(exc, StreamError) else ApplicationError(describe(exc))
+                self._requester.outbox.drop(self.stream_id)
+                self._requester.outbox.send(self.send_error(error))
+            self.fail(exc)
+        self.task = None
+        if self.phase is ENDED:
+            self._requester.forget(self)
+
+
+class Requester:
+    """Sends requests over one connection. Use it on its loop only.
+
+    Attributes:
+        ignored: frames of streams that are not open here; a count.
+        idle: called whenever the last open stream has ended.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        role: Role,
+        *,
+        budget: ReassemblyBudget | None = None,
+        fragment_size: int = DEFAULT_FRAGMENT_SIZE,
+    ) -> None:
+        """Begin with a connection on which requests may be sent.
+
+        Args:
+            send: takes one whole frame without its prefix.
+            budget: shared with the other side of the connection.
+            fragment_size: bytes of the largest frame; what is larger leaves in fragments.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.budget = budget or ReassemblyBudget()
+        self.outbox = Outbox(send, fragment_size=fragment_size)
+        self.outbox.emptied = self._tell_if_idle
+        self.ignored = 0
+        self.idle: Callable[[], None] | None = None
+        self._ids = StreamIds(role)
+        self._streams: dict[int, _Call | _Subscription] = {}
+        self._deadlines = Deadlines()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._error: RSocketError | None = None  # why nothing new may begin
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that have not ended, counting messages that have not left completely."""
+        return len(self._streams.keys() | self.outbox.busy.keys())
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the connection takes new requests: it has not ended and nobody is closing it."""
+        return self._error is None
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    async def request_response(self, payload: Payload, *, timeout: float | None = None) -> Payload:
+        """Send one request and wait for its one answer.
+
+        Args:
+            payload: data and metadata, in bytes; what exceeds one frame is sent in fragments.
+            timeout: seconds from the call to the answer; None waits as long as the connection
+                lives.
+        Returns:
+            The answer; an empty payload if the responder completed without one.
+        Raises:
+            NoRoute, Unavailable, Overloaded: nothing was started; `safe_to_retry` is true.
+            ApplicationError: the handler failed; the text is the peer's.
+            StreamError: any other error of the responder.
+            ConnectionClosed: the connection ended first; whether the work was done is unknown.
+            DeadlineExceeded: *timeout* passed; CANCEL was sent, a late answer will be dropped.
+        If cancelled: CANCEL is sent, the stream ends here at once, the peer may have done the work.
+        Source: Protocol 1.0, "Request Response".
+        """
+        left = timeout
+        if self._error is not None or not self.outbox.open:
+            left = await self.admit(timeout)
+        call = _Call(self.budget, self.loop.create_future(), timeout)
+        self.start(call, REQUEST_RESPONSE, payload, 0, left)
+        try:
+            return await call.answer
+        except asyncio.CancelledError:
+            self.cancel(call)
+            raise
+
+    async def fire_and_forget(self, payload: Payload, *, timeout: float | None = None) -> None:
+        """Send one request that is never answered; return when it has left for the transport.
+
+        Args:
+            timeout: seconds until it must have left; None waits as long as the connection lives.
+        Raises:
+            ConnectionClosed: the connection ended before it had left.
+            DeadlineExceeded: *timeout* passed before it had left; it will not be processed.
+        If cancelled: the rest of a large request is not sent, and the peer drops the beginning.
+        Source: Protocol 1.0, "Request Fire-n-Forget".
+        """
+        left = timeout
+        if self._error is not None or not self.outbox.open:
+            left = await self.admit(timeout)
+        stream_id = self._ids.allocate(self._streams)
+        outbox = self.outbox
+        outbox.put_request(
+            stream_id, request_frames(REQUEST_FNF, stream_id, payload, outbox.fragment_size)
+        )
+        if stream_id not in outbox.busy:
+            return
+        try:
+            async with asyncio.timeout(left):
+                await outbox.drained(stream_id)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the request did not leave within {timeout:g} s") from None
+        finally:
+            if stream_id in outbox.busy:
+                outbox.drop(stream_id)
+                if self._error is None:
+                    outbox.send(encode_cancel(stream_id))
+        self._check()
+
+    def request_stream(
+        self,
+        payload: Payload,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> PayloadStream:
+        """Return the items that answer one request; it is sent when the first is asked for.
+
+        Args:
+            prefetch: items asked for and not yet consumed, at most; topped up in halves.
+            limit: items ever asked for; behind the last of them the stream is cancelled, unless
+                it has completed. None asks for more as long as the consumer does.
+            timeout: seconds from the first demand to the first item (or end); None waits as long
+                as the connection lives.
+        Raises:
+            ConnectionClosed: the connection has ended. While iterating: all that
+                `request_response` raises.
+        Source: Protocol 1.0, "Request Stream".
+        """
+        return self._subscribe(REQUEST_STREAM, payload, None, prefetch, limit, timeout)
+
+    def request_channel(
+        self,
+        payload: Payload,
+        outgoing: AsyncIterator[Payload],
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> PayloadStream:
+        """Return the items that answer a stream of our own; arguments as for `request_stream`.
+
+        Args:
+            payload: the first of our items; it needs no credit.
+            outgoing: the others; asked for one by one as the responder grants credit. When it
+                raises, the stream ends on both sides with that error.
+        Closing the returned stream ends both halves.
+        Source: Protocol 1.0, "Request Channel".
+        """
+        return self._subscribe(REQUEST_CHANNEL, payload, outgoing, prefetch, limit, timeout)
+
+    def _subscribe(
+        self,
+        kind: int,
+        payload: Payload,
+        outgoing: AsyncIterator[Payload] | None,
+        prefetch: int,
+        limit: int | None,
+        timeout: float | None,
+    ) -> PayloadStream:
+        self._check()
+        subscription = _Subscription(self, kind, payload, outgoing, timeout)
+        subscription.inbox = Inbox(subscription, prefetch, limit)
+        return PayloadStream(subscription.inbox)
+
+    def metadata_push(self, metadata: bytes) -> None:
+        """Send metadata about the connection as a whole; it is never answered.
+
+        Raises:
+            ConnectionClosed: the connection has ended.
+            Overloaded: the transport takes nothing just now; nothing was sent.
+        """
+        self._check()
+        if not self.outbox.open:
+            raise Overloaded("the outbound buffer is full; try again when the peer has read")
+        self.outbox.send(encode_metadata_push(metadata))
+
+    # -- the connection's side --------------------------------------------------------------------
+
+    def receive_frame(self, stream_id: int, kind: int, flags: int, frame: bytes) -> None:
+        """Take one frame of a stream with one of our ids; unknown streams are ignored silently.
+
+        Raises:
+            RemoteProtocolError: the frame is malformed: a matter of the connection.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self.ignored += 1
+            return
+        effect, payload, error, replies = stream.receive_frame(kind, flags, frame)
+        for reply in replies:
+            self.outbox.send(reply)
+        if stream.phase is ENDED:
+            self.forget(stream)
+        stream.handle(effect, payload, error)
+
+    def set_writable(self, ready: bool) -> None:
+        """The transport is over its high watermark (False) or down at the low one (True)."""
+        self.outbox.set_writable(ready)
+
+    def refuse_new(self, error: RSocketError) -> None:
+        """Begin nothing new from now on: it fails with *error*. Open streams go on."""
+        if self._error is None:
+            self._error = error
+
+    def close(self, error: RSocketError) -> None:
+        """The connection has ended: fail all that waits with ConnectionClosed; idempotent."""
+        self._error = error
+        self.outbox.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.drop_pieces()
+            stream.fail(self._closed_error())
+            if isinstance(stream, _Subscription) and stream.task is not None:
+                stream.task.cancel()
+
+    def _closed_error(self) -> RSocketError:
+        # A fresh one per call: one shared exception would collect the tracebacks of all of them.
+        cause = self._error
+        if type(cause) is not ConnectionClosed and isinstance(cause, StreamError):
+            return type(cause)(cause.text, **cause.details)
+        error = ConnectionClosed(str(cause), getattr(cause, "reason", "setup-refused"))
+        error.__cause__ = cause
+        return error
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._closed_error()
+
+    # -- shared with the streams ------------------------------------------------------------------
+
+    async def admit(self, timeout: float | None) -> float | None:
+        """Wait until a request may be sent; return what is left of *timeout*, in seconds."""
+        self._check()
+        if self.outbox.open:
+            return timeout
+        begun = self.loop.time()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.outbox.turn()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the peer did not read for {timeout:g} s; the request was not sent"
+            ) from None
+        self._check()
+        return None if timeout is None else max(0.0, timeout - (self.loop.time() - begun))
+
+    def start(
+        self,
+        stream: _Call | _Subscription,
+        kind: int,
+        payload: Payload,
+        initial_n: int,
+        timeout: float | None,
+    ) -> None:
+        """Enter *stream* and send its request."""
+        stream_id = self._ids.allocate(self._streams)
+        outbox = self.outbox
+        frames = request_frames(kind, stream_id, payload, outbox.fragment_size, initial_n)
+        stream.stream_id = stream_id
+        self._streams[stream_id] = stream
+        outbox.put_request(stream_id, frames)
+        if timeout is not None:
+            stream.tick = self._deadlines.add(stream_id, self.loop.time() + timeout)
+            if self._timer is None or stream.tick / TICKS_PER_SECOND < self._timer_at:
+                self._arm_timer()
+
+    def cancel(self, stream: _Call | _Subscription) -> None:
+        """End *stream* from our side; harmless if it has ended."""
+        if stream.phase is not ENDED:
+            self.outbox.drop(stream.stream_id)
+            for frame in stream.send_cancel():
+                if stream.stream_id in self._streams:
+                    self.outbox.send(frame)
+        self.forget(stream)
+
+    def forget(self, stream: _Call | _Subscription) -> None:
+        """Remove *stream*, which has ended; idempotent."""
+        stream_id = stream.stream_id
+        if self._streams.get(stream_id) is not stream:
+            return
+        del self._streams[stream_id]
+        if stream.tick != NO_DEADLINE:
+            self._deadlines.discard(stream_id, stream.tick)
+            stream.tick = NO_DEADLINE
+        if stream_id in self.outbox.busy:
+            self.outbox.drop(stream_id)
+        if isinstance(stream, _Subscription) and stream.task is not None:
+            stream.task.cancel()
+        if self.idle is not None:
+            self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self.idle is not None and not self.open_streams:
+            self.idle()
+
+    def forget_deadline(self, stream: _Call | _Subscription) -> None:
+        self._deadlines.discard(stream.stream_id, stream.tick)
+        stream.tick = NO_DEADLINE
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        when = self._deadlines.next_deadline()
+        if when is not None:
+            self._timer_at = when
+            self._timer = self.loop.call_at(when, self._deadline_reached)
+
+    def _deadline_reached(self) -> None:
+        for stream_id in self._deadlines.handle_deadline(self.loop.time()):
+            stream = self._streams.get(stream_id)
+            if stream is not None:
+                stream.tick = NO_DEADLINE
+                self.cancel(stream)
+                stream.fail(
+                    DeadlineExceeded(f"no answer within {stream.timeout:g} s; CANCEL was sent")
+                )
+        self._arm_timer()
+
+
+def describe(exc: BaseException) -> str:
+    """Return what a peer is told of an exception: type and message, no traceback."""
+    return f"{type(exc).__name__}: {exc}"
