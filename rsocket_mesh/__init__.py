@@ -1,0 +1,116 @@
+"""RSocket Mesh: services that find and call each other through one broker, over RSocket.
+
+The rooms; each imports only from those above it:
+    errors      the one exception tree, wire codes and reason tokens
+    protocol    sans-IO: frames, metadata, announcement, connection, streams and credit
+    codec       values <-> bytes by MIME type
+    transport   TCP, TLS, Unix socket, WebSocket, memory: batches of whole frames
+    peer        one live connection on asyncio: requester, responder, timers
+    rpc         what applications use: `Service`, `connect` and calls by name
+    testing     the test kit
+    cli         the `rsocket-mesh` command
+"""
+
+# Names are loaded at their first use, so that importing the package costs next to nothing.
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsocket_mesh.codec import Codec, DecodeError, EncodeError, register_codec
+    from rsocket_mesh.errors import (
+        ApplicationError,
+        Canceled,
+        ConnectionClosed,
+        DeadlineExceeded,
+        Draining,
+        Forbidden,
+        Invalid,
+        NoRoute,
+        Overloaded,
+        PeerLost,
+        ProtocolError,
+        RateLimited,
+        Rejected,
+        RSocketError,
+        SetupRefused,
+        SlowConsumer,
+        StreamError,
+        Unavailable,
+        Unreachable,
+    )
+    from rsocket_mesh.protocol.payload import Payload
+    from rsocket_mesh.rpc.client import ServiceHandle
+    from rsocket_mesh.rpc.context import Call, current_call
+    from rsocket_mesh.rpc.mesh import Mesh, connect
+    from rsocket_mesh.rpc.route import Route
+    from rsocket_mesh.rpc.runner import run
+    from rsocket_mesh.rpc.service import Service
+    from rsocket_mesh.rpc.streams import ItemStream
+
+__all__ = [
+    "ApplicationError",
+    "Call",
+    "Canceled",
+    "Codec",
+    "ConnectionClosed",
+    "DeadlineExceeded",
+    "DecodeError",
+    "Draining",
+    "EncodeError",
+    "Forbidden",
+    "Invalid",
+    "ItemStream",
+    "Mesh",
+    "NoRoute",
+    "Overloaded",
+    "Payload",
+    "PeerLost",
+    "ProtocolError",
+    "RSocketError",
+    "RateLimited",
+    "Rejected",
+    "Route",
+    "Service",
+    "ServiceHandle",
+    "SetupRefused",
+    "SlowConsumer",
+    "StreamError",
+    "Unavailable",
+    "Unreachable",
+    "connect",
+    "current_call",
+    "register_codec",
+    "run",
+]
+
+_HOMES = {
+    "Call": "rpc.context",
+    "Codec": "codec",
+    "DecodeError": "codec",
+    "EncodeError": "codec",
+    "ItemStream": "rpc.streams",
+    "Mesh": "rpc.mesh",
+    "Payload": "protocol.payload",
+    "Route": "rpc.route",
+    "Service": "rpc.service",
+    "ServiceHandle": "rpc.client",
+    "connect": "rpc.mesh",
+    "current_call": "rpc.context",
+    "register_codec": "codec",
+    "run": "rpc.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,116 @@
+"""CBOR, the default codec: compact, and bytes are native. Built on `cbor2` and `msgspec`.
+
+What `cbor2` leaves open is closed here: bytes behind the value are an error (they would be a
+second reading of the same message), and only tags whose decoding is harmless are taken. A regular
+expression, a shared reference or a big float from a peer can cost unbounded time or memory.
+Source: RFC 8949; tags from the IANA registry.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, NoReturn
+
+import cbor2
+import msgspec
+
+from rsocket_mesh.codec.base import Codec, Decode, DecodeError, EncodeError, explain
+
+MAX_DEPTH: Final = 128  # nested containers; what people write by hand stays below 20
+SAFE_TAGS: Final = frozenset(
+    {
+        0,  # date and time as text
+        1,  # date and time as a number
+        2,  # big positive integer
+        3,  # big negative integer
+        4,  # decimal fraction
+        37,  # UUID
+        100,  # days since 1970
+        258,  # set
+        1004,  # date as text
+        55799,  # "this is CBOR", a mere mark
+    }
+)
+# Tags that cbor2 would decode by itself; all others reach the tag hook.
+_DECODED_BY_CBOR2: Final = frozenset({5, 25, 28, 29, 30, 35, 36, 52, 54, 256, 260, 261, 43000})
+
+# cbor2 says nothing of bytes behind the value. So the value is read as the first of two, and the
+# second must be what we put there; nobody outside this process knows it.
+_PAIR: Final = b"\x82"
+_MARK: Final = os.urandom(8)
+_END: Final = b"\x48" + _MARK
+
+_NATIVE: Final = (bytes, bytearray)  # types that CBOR carries and JSON doesn't
+_PLAIN: Final = frozenset({int, str, bytes, float, bool, type(None)})
+
+
+def _refuse_tag(tag: cbor2.CBORTag, _immutable: bool) -> NoReturn:
+    raise ValueError(f"tag {tag.tag} is not accepted")
+
+
+def _refuser(number: int) -> Any:
+    def refuse(_value: Any, _immutable: bool) -> NoReturn:
+        raise ValueError(f"tag {number} is not accepted")
+
+    return refuse
+
+
+_REFUSED: Final = {number: _refuser(number) for number in _DECODED_BY_CBOR2}
+
+
+def _loads(data: bytes) -> Any:
+    if not data:
+        return None
+    try:
+        pair = cbor2.loads(
+            _PAIR + data + _END,
+            semantic_decoders=_REFUSED,
+            tag_hook=_refuse_tag,
+            max_depth=MAX_DEPTH,
+            allow_duplicate_keys=False,
+        )
+    except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as exc:
+        raise DecodeError(f"not CBOR: {exc.__cause__ or exc}") from exc
+    if pair[1] != _MARK:
+        raise DecodeError(f"not CBOR: the value ends before the {len(data)} bytes of data do")
+    return pair[0]
+
+
+class CborCodec(Codec):
+    """Values as CBOR; dates, UUIDs and enums travel as text and numbers, as in JSON."""
+
+    mime = "application/cbor"
+    name = "cbor"
+
+    def encode(self, value: object) -> bytes:
+        """Return *value* as CBOR."""
+        try:
+            if type(value) not in _PLAIN:
+                value = msgspec.to_builtins(value, builtin_types=_NATIVE)
+            return cbor2.dumps(value)
+        except (cbor2.CBOREncodeError, TypeError, ValueError, OverflowError) as exc:
+            raise EncodeError(f"{type(value).__qualname__} as CBOR: {exc}") from exc
+
+    def _make_decoder(self, wanted: Any) -> Decode:
+        if wanted is Any:
+            return _loads
+        if isinstance(wanted, type) and wanted in _PLAIN and wanted is not float:
+            # Exact types only: an int is a good float (left to msgspec), but no good bool.
+
+            def decode_plain(data: bytes) -> Any:
+                value = _loads(data)
+                if type(value) is wanted:
+                    return value
+                got = "null" if value is None else type(value).__name__
+                raise DecodeError(f"$: expected {wanted.__name__}, got {got}")
+
+            return decode_plain
+        convert = msgspec.convert
+
+        def decode(data: bytes) -> Any:
+            try:
+                return convert(_loads(data), wanted, builtin_types=_NATIVE)
+            except msgspec.ValidationError as exc:
+                raise DecodeError(explain(exc)) from exc
+
+        return decode

@@ -1,0 +1,1 @@
+"""What applications see: services, calls by name, and the lasting connection between them."""

@@ -1,0 +1,290 @@
+"""From an incoming request to its handler and back: the service's side of every model.
+
+`peer` calls these methods, each in a task of its own, so a slow handler delays nobody. This module
+knows routes, codecs and deadlines; streams, credit and ERROR frames are `peer`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from rsocket_mesh.codec import Codec, DecodeError, codec_for, known_mimes
+from rsocket_mesh.errors import (
+    ApplicationError,
+    ConnectionClosed,
+    DeadlineExceeded,
+    Draining,
+    Invalid,
+    NoRoute,
+    StreamError,
+    Unreachable,
+)
+from rsocket_mesh.protocol.announce import Model
+from rsocket_mesh.protocol.metadata import decode_routing
+from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.version import parse_range
+from rsocket_mesh.rpc.context import CURRENT, Call
+from rsocket_mesh.rpc.metadata import read_request
+from rsocket_mesh.rpc.service import Method, Service
+from rsocket_mesh.rpc.signature import Bind
+from rsocket_mesh.rpc.threads import call_in_thread, iterate_in_thread
+
+if TYPE_CHECKING:
+    from rsocket_mesh.rpc.mesh import Mesh
+
+MAX_CACHED_ROUTES: Final = 4096  # different routing entries whose method is remembered
+MAX_NAMES_IN_ERROR: Final = 20  # what a caller is told of the methods there are
+
+log: Final = logging.getLogger("rsocket_mesh.service")
+
+
+class Dispatcher:
+    """All services of one connection, as the request handler that `peer` wants.
+
+    Attributes:
+        running: calls whose handlers are at work.
+        draining: set it, and new calls are refused (`Draining`) while the running ones end.
+    """
+
+    def __init__(self, codec: Codec, services: Iterable[Service] = ()) -> None:
+        self.mesh: Mesh | None = None
+        self.running = 0
+        self.draining = False
+        self._codec = codec
+        self._services: list[Service] = []
+        self._methods: dict[str, list[Method]] = {}
+        self._found: dict[bytes, Method] = {}
+        self._binds: dict[tuple[Method, Codec], Bind] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        for service in services:
+            self.add(service)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services, in the order they were added."""
+        return tuple(self._services)
+
+    def add(self, service: Service) -> None:
+        """Serve *service* from now on.
+
+        Raises:
+            ValueError: one of the same name and version is served already.
+        """
+        for other in self._services:
+            if (other.name, other.version) == (service.name, service.version):
+                raise ValueError(f"{service.name} {service.version} is served already")
+        self._services.append(service)
+        self._index()
+
+    def remove(self, service: Service) -> None:
+        """Refuse new calls of *service*; those that run go on. Unknown services are ignored."""
+        if service in self._services:
+            self._services.remove(service)
+            self._index()
+
+    def _index(self) -> None:
+        self._methods.clear()
+        self._found.clear()
+        self._binds.clear()
+        for service in self._services:
+            for method in service.methods.values():
+                self._methods.setdefault(method.route, []).append(method)
+        for methods in self._methods.values():
+            methods.sort(key=lambda method: method.version, reverse=True)
+
+    async def idle(self) -> None:
+        """Return when no handler runs any more; at once if none does."""
+        while self.running:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(future)
+            await future
+
+    # -- the five models ------------------------------------------------------------------------
+
+    async def request_response(self, payload: Payload) -> Payload:
+        """Run the handler of one request; see `RequestHandler`."""
+        method, codec, call, bind = self._open(payload, "request-response")
+        try:
+            arguments = bind(payload, call)
+        except DecodeError as exc:
+            raise Invalid(str(exc)) from exc
+        self.running += 1
+        try:
+            if method.signature.threaded:
+                answer = await call_in_thread(method.handler, arguments)
+            else:
+                answer = await method.handler(*arguments)
+            return answer if type(answer) is Payload else Payload(codec.encode(answer))
+        except Exception as exc:
+            _fail(method, exc)
+        finally:
+            self._ended()
+
+    async def fire_and_forget(self, payload: Payload) -> None:
+        """Run the handler of one request that nobody waits for; errors are logged."""
+        try:
+            method, _codec, call, bind = self._open(payload, "fire-and-forget")
+            call.deadline = None  # nobody waits
+            arguments = bind(payload, call)
+        except (StreamError, DecodeError) as exc:
+            log.warning("dropped a fire-and-forget: %s", exc)
+            return
+        self.running += 1
+        try:
+            if method.signature.threaded:
+                await call_in_thread(method.handler, arguments)
+            else:
+                await method.handler(*arguments)
+        except Exception:
+            log.exception("%s failed", method.route)
+        finally:
+            self._ended()
+
+    async def request_stream(self, payload: Payload) -> AsyncIterator[Payload]:
+        """Run the handler of one stream; advanced only when there is credit."""
+        method, codec, call, bind = self._open(payload, "request-stream")
+        try:
+            arguments = bind(payload, call)
+        except DecodeError as exc:
+            raise Invalid(str(exc)) from exc
+        async for item in self._items(method, codec, call, arguments):
+            yield item
+
+    async def request_channel(
+        self, payload: Payload, incoming: AsyncIterator[Payload]
+    ) -> AsyncIterator[Payload]:
+        """Run the handler of one channel; *payload* is the first item if it has data."""
+        method, codec, call, bind = self._open(payload, "request-channel")
+        decode = codec.decoder(method.signature.incoming)
+        takes_payload = method.signature.incoming is Payload
+
+        async def items() -> AsyncIterator[Any]:
+            try:
+                if payload.data:
+                    yield payload if takes_payload else decode(payload.data)
+                async for item in incoming:
+                    yield item if takes_payload else decode(item.data)
+            except DecodeError as exc:
+                raise Invalid(str(exc)) from exc
+
+        # The binder puts in the Call; the iterator is the one argument besides it.
+        arguments = bind(payload, call)
+        at = 0 if method.signature.call_at != 0 else 1
+        arguments = (*arguments[:at], items(), *arguments[at:])
+        async for item in self._items(method, codec, call, arguments):
+            yield item
+
+    def metadata_pushed(self, metadata: bytes) -> None:
+        """Hand a METADATA_PUSH to the mesh, which knows who wants it."""
+        if self.mesh is not None:
+            self.mesh.metadata_pushed(metadata)
+
+    # -- what they share ------------------------------------------------------------------------
+
+    def _open(self, payload: Payload, model: Model) -> tuple[Method, Codec, Call, Bind]:
+        routing, deadline_ms, mime, trace = read_request(payload.metadata)
+        if routing is None:
+            raise NoRoute("the request has no routing metadata, and there is no default here")
+        method = self._found.get(routing) or self._find(routing)
+        if method.model != model:
+            raise Invalid(f"{method.route} is a {method.model}, it was called as a {model}")
+        if self.draining:
+            raise Draining(f"{method.route}: the service is going away")
+        codec = self._codec if mime is None else _codec_for(mime)
+        deadline: float | None = None
+        if deadline_ms is not None:
+            if deadline_ms == 0:
+                raise DeadlineExceeded(f"{method.route}: the deadline had passed on arrival")
+            deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
+        call = Call(routing, payload.metadata or b"", deadline, trace, self.mesh)
+        CURRENT.set(call)
+        bind = self._binds.get((method, codec))
+        if bind is None:
+            bind = self._binds[method, codec] = method.signature.binder(codec)
+        return method, codec, call, bind
+
+    def _find(self, routing: bytes) -> Method:
+        tags = decode_routing(routing)
+        route = tags[0] if tags else ""
+        methods = self._methods.get(route, [])
+        for tag in tags[1:]:
+            if tag.startswith("version="):
+                wanted = parse_range(tag.removeprefix("version="))
+                methods = [method for method in methods if method.version in wanted]
+        if not methods:
+            raise NoRoute(self._what_there_is(route))
+        if len(self._found) >= MAX_CACHED_ROUTES:
+            self._found.clear()
+        return self._found.setdefault(routing, methods[0])
+
+    def _what_there_is(self, route: str) -> str:
+        name = route.rpartition(".")[0]
+        same = [service for service in self._services if service.name == name]
+        if not same:
+            return f"{route!r}: no service {name!r} here"
+        known = [f"{s.version}: {', '.join([*s.methods][:MAX_NAMES_IN_ERROR])}" for s in same]
+        return f"{route!r}: {name} has no such method; it has {'; '.join(known)}"
+
+    async def _items(
+        self, method: Method, codec: Codec, call: Call, arguments: tuple[Any, ...]
+    ) -> AsyncIterator[Payload]:
+        encode = codec.encode
+        items: Any = None
+        self.running += 1
+        try:
+            if method.signature.threaded:
+                items = iterate_in_thread(method.handler, arguments)
+            else:
+                items = method.handler(*arguments)
+                if method.signature.awaited:
+                    items = await items
+            async for item in items:
+                call.deadline = None  # it bounds the first item only
+                yield item if type(item) is Payload else Payload(encode(item))
+        except Exception as exc:
+            _fail(method, exc)
+        finally:
+            close = getattr(items, "aclose", None)
+            try:
+                if close is not None:
+                    await close()
+            finally:
+                self._ended()
+
+    def _ended(self) -> None:
+        self.running -= 1
+        if not self.running and self._idle:
+            waiting, self._idle = self._idle, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+
+def _codec_for(mime: str | int) -> Codec:
+    codec = codec_for(mime)
+    if codec is None:
+        known = ", ".join(known_mimes())
+        raise Invalid(f"data type {mime!r} is not known here; there are {known}")
+    return codec
+
+
+def _fail(method: Method, error: Exception) -> NoReturn:
+    """Raise what the caller shall see of *error*.
+
+    A handler may raise any of our errors on purpose. One that reached it from a call of its own
+    says "nothing was started" about that other call, which would be a lie about this one.
+    """
+    if isinstance(error, StreamError) and error.route is None:
+        raise error
+    if isinstance(error, DeadlineExceeded):
+        raise DeadlineExceeded(f"{method.route}: {error.text}") from error
+    if isinstance(error, StreamError):
+        kind = error.token or type(error).__name__
+        raise ApplicationError(f"{kind} from {error.route}: {error.text}") from error
+    if isinstance(error, ConnectionClosed | Unreachable):
+        raise ApplicationError(f"{type(error).__name__}: {error}") from error
+    log.error("%s failed", method.route, exc_info=error)
+    raise ApplicationError(f"{type(error).__name__}: {error}") from error
