@@ -1,0 +1,53 @@
+"""Frozen views of a running broker: the only thing that admin HTTP and metrics get to see."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from broker.observe.counters import Counters
+
+
+class ConnectionView(NamedTuple):
+    """One live connection; times in seconds, sizes in bytes."""
+
+    id: int
+    transport: str  # `tcp 127.0.0.1:51234`
+    tenant: str
+    app: str
+    instance: str
+    connected_for: float
+    streams_open: int
+    bytes_in: int
+    bytes_out: int
+    outbound: int
+    services: tuple[str, ...]
+
+
+class ServiceView(NamedTuple):
+    """One service name of one tenant."""
+
+    tenant: str
+    name: str
+    versions: tuple[str, ...]
+    instances: int
+    in_flight: int
+
+
+class Snapshot(NamedTuple):
+    """The broker at one moment. `state` is `starting`, `ready`, `draining` or `stopped`."""
+
+    state: str
+    version: str
+    uptime: float
+    connections: tuple[ConnectionView, ...]
+    services: tuple[ServiceView, ...]
+    streams_open: int
+
+
+class BrokerView(Protocol):
+    """What the daemon offers to its admin side."""
+
+    counters: Counters
+
+    def snapshot(self) -> Snapshot:
+        """Return the state now; costs time in proportion to connections and services."""

@@ -1,0 +1,302 @@
+"""Every knob of the broker: its unit, its default and the reason for it.
+
+`broker.config_file` fills these structs from TOML and the environment; `rsocket-broker
+--print-config` prints this page as a config file. What cannot be used safely cannot be built: each
+struct checks itself, so a config that exists is one that the broker may start with.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from msgspec import Struct
+
+from broker.addresses import admin_address, check_exposure, listener_address, socket_name
+from broker.knobs import ConfigError, about, count, seconds, size
+from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
+
+__all__ = [
+    "AdminConfig",
+    "Config",
+    "ConfigError",
+    "DrainConfig",
+    "Limits",
+    "ListenerConfig",
+    "LogConfig",
+    "RoutingConfig",
+]
+
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+INSECURE: Final = (
+    "Confirms that whoever can reach the address may use it: nobody is asked who they are. Without"
+    " it, an address that other machines can reach is refused at start, because such a broker is"
+    " more often a mistake than a wish."
+)
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|[0-9A-Fa-f:]*::[0-9A-Fa-f:.]*")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+
+
+class ListenerConfig(Struct, frozen=True):
+    """A socket that services and callers connect to. Write one [[listeners]] for each."""
+
+    url: Annotated[
+        str,
+        about(
+            "tcp://host:port, tls://host:port, ws://host:port, wss://host:port or unix:///path."
+            " Port 0 takes a free one. Loopback by default, so that trying the broker out opens"
+            " nothing to the network."
+        ),
+    ]
+    default_service: Annotated[
+        str,
+        about(
+            "The service that gets the calls of clients that know no routes; empty answers them"
+            " with NO_ROUTE, since guessing a service would hide a mistake."
+        ),
+    ] = ""
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        about(
+            "Web pages that may connect, such as https://app.example.org (ws and wss only). None by"
+            " default: a browser lets any page open a socket to loopback, and says which in Origin."
+        ),
+    ] = ()
+    insecure: Annotated[bool, about(INSECURE)] = False
+    certificate: Annotated[
+        str, about("PEM file with the certificate chain; tls and wss need it, others refuse it.")
+    ] = ""
+    key: Annotated[
+        str, about("PEM file with the private key; tls and wss need it, others refuse it.")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        address = listener_address(self.url)
+        for name, value in (("certificate", self.certificate), ("key", self.key)):
+            if address.is_encrypted and not value:
+                raise ConfigError(f'"{self.url}" needs the PEM files certificate and key', name)
+            if value and not address.is_encrypted:
+                raise ConfigError(f"{address.scheme}:// has no encryption; tls and wss do", name)
+        if self.allowed_origins and not address.is_websocket:
+            raise ConfigError(
+                f"{address.scheme}:// has no origins; ws and wss do", "allowed_origins"
+            )
+        for index, origin in enumerate(self.allowed_origins):
+            if not _ORIGIN.fullmatch(origin):
+                text = f'expected scheme://host[:port] and nothing behind it; got "{origin}"'
+                raise ConfigError(text, "allowed_origins", index)
+        check_exposure(address, self.insecure)
+
+
+class AdminConfig(Struct, frozen=True):
+    """The HTTP side for operators: health, metrics, a JSON API and a page to look at."""
+
+    url: Annotated[
+        str,
+        about(
+            "http://host:port; empty switches it off. Read-only, yet it tells who is connected:"
+            " loopback by default."
+        ),
+    ] = "http://127.0.0.1:7880"
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        about(
+            "Host names or addresses, without port, under which it may be asked for, besides"
+            " loopback names and the address itself. Others are refused, since a web page can point"
+            " a name of its own at your loopback (DNS rebinding)."
+        ),
+    ] = ()
+    insecure: Annotated[bool, about(INSECURE)] = False
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            return
+        address = admin_address(self.url)
+        for index, host in enumerate(self.allowed_hosts):
+            if not _HOST_NAME.fullmatch(host):
+                text = f'expected a host name without port, or an address; got "{host}"'
+                raise ConfigError(text, "allowed_hosts", index)
+        check_exposure(address, self.insecure)
+
+
+class Limits(Struct, frozen=True):
+    """What one peer, and all of them together, may make the broker hold."""
+
+    frame_bytes: Annotated[
+        int,
+        size(
+            "Largest frame that is accepted; a longer one ends its connection. The default is what"
+            " the 24-bit length of the protocol can say: clients choose where they fragment.",
+            64,
+            MAX_FRAME_SIZE,
+        ),
+    ] = MAX_FRAME_SIZE
+    outbound_bytes: Annotated[
+        int,
+        size(
+            "Bytes that may wait for one peer that reads slowly. Far above what a healthy peer ever"
+            " has waiting, and low enough that a few stuck ones do not take the machine down.",
+            64 * KIB,
+            64 * GIB,
+        ),
+    ] = 128 * MIB
+    setup_timeout: Annotated[
+        float,
+        seconds(
+            "From the connection to its SETUP frame. Generous for a slow network, short for"
+            " somebody who only holds sockets open.",
+            0.1,
+            300,
+        ),
+    ] = 10.0
+    lifetime_min: Annotated[
+        float,
+        seconds(
+            "A peer that asks in SETUP to be called dead after less silence than this gets this:"
+            " one pause of its garbage collector should not cost it its connection.",
+            0.1,
+            3600,
+        ),
+    ] = 1.0
+    lifetime_max: Annotated[
+        float,
+        seconds(
+            "A peer that asks for more silence than this gets this. A dead provider is offered"
+            " calls until its lifetime ends; common clients ask for up to 10 minutes.",
+            0.1,
+            86400,
+        ),
+    ] = 900.0
+    announcement_bytes: Annotated[
+        int,
+        size(
+            "Largest announcement of one peer's services, schemas included. Room for hundreds of"
+            " methods; it is kept as long as the peer is connected.",
+            KIB,
+            MAX_FRAME_SIZE,
+        ),
+    ] = 256 * KIB
+    metadata_bytes: Annotated[
+        int,
+        size(
+            "Metadata collected from a fragmented request until its routing entry is complete. A"
+            " route is short; a client that hides it behind more than this is refused.",
+            KIB,
+            MAX_FRAME_SIZE,
+        ),
+    ] = 64 * KIB
+    waiting_requests: Annotated[
+        int,
+        count(
+            "Requests, of all peers together, that may wait for somebody who serves their route"
+            " (see routing.route_wait). More are refused at once.",
+            0,
+            10_000_000,
+        ),
+    ] = 10_000
+    waiting_bytes: Annotated[
+        int,
+        size(
+            "Bytes that those waiting requests may hold together: about 6 KiB each by default.",
+            0,
+            64 * GIB,
+        ),
+    ] = 64 * MIB
+
+    def __post_init__(self) -> None:
+        if self.lifetime_min > self.lifetime_max:
+            text = f"{self.lifetime_min:g} s is more than lifetime_max, {self.lifetime_max:g} s"
+            raise ConfigError(text, "lifetime_min")
+
+
+class RoutingConfig(Struct, frozen=True):
+    """How a call finds its provider."""
+
+    route_wait: Annotated[
+        float,
+        seconds(
+            "How long a call waits for somebody who serves its route. 0 refuses at once, which a"
+            " caller sees and may repeat; a few seconds hide the restart of a single instance.",
+            0,
+            300,
+        ),
+    ] = 0.0
+    default_deadline: Annotated[
+        float,
+        seconds(
+            "For a request-response whose caller names no deadline, so that nothing waits without"
+            " bound. Libraries name their own, mostly far shorter.",
+            0.1,
+            86400,
+        ),
+    ] = 60.0
+    route_cache: Annotated[
+        int,
+        count(
+            "Routing entries whose providers are remembered, about 0.5 KiB each. More than the"
+            " distinct routes in use, or calls pay for parsing again.",
+            16,
+            10_000_000,
+        ),
+    ] = 65_536
+
+
+class DrainConfig(Struct, frozen=True):
+    """What happens between the order to stop and the end."""
+
+    timeout: Annotated[
+        float,
+        seconds(
+            "How long running calls may take to finish; then they are cut off. Service managers"
+            " kill after a time of their own, mostly 10 to 90 s: stay below it.",
+            0,
+            86400,
+        ),
+    ] = 30.0
+
+
+class LogConfig(Struct, frozen=True):
+    """Lines about the broker itself, on stderr."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        about(
+            "The least level that is written. No level logs single calls: counting is cheaper than"
+            " writing, see /metrics."
+        ),
+    ] = "info"
+    format: Annotated[
+        Literal["text", "json"],
+        about("text for people, json (one object a line) for log collectors."),
+    ] = "text"
+
+
+class Config(Struct, frozen=True):
+    """The whole configuration of one broker; `Config()` is what runs without any file."""
+
+    listeners: Annotated[
+        tuple[ListenerConfig, ...], about("Where services and callers connect; at least one.")
+    ] = (ListenerConfig("tcp://127.0.0.1:7878"), ListenerConfig("ws://127.0.0.1:7879"))
+    admin: Annotated[AdminConfig, about("The HTTP side for operators.")] = AdminConfig()
+    limits: Annotated[Limits, about("What peers may make the broker hold.")] = Limits()
+    routing: Annotated[RoutingConfig, about("How calls find providers.")] = RoutingConfig()
+    drain: Annotated[DrainConfig, about("How the broker stops.")] = DrainConfig()
+    log: Annotated[LogConfig, about("What the broker writes.")] = LogConfig()
+
+    def __post_init__(self) -> None:
+        if not self.listeners:
+            raise ConfigError("a broker without a listener serves nobody; name one", "listeners")
+        taken: dict[str, str] = {}
+        if self.admin.url and (admin := socket_name(admin_address(self.admin.url))):
+            taken[admin] = "admin.url"
+        for index, listener in enumerate(self.listeners):
+            name = socket_name(listener_address(listener.url))
+            if name in taken:
+                text = f'"{listener.url}" is already taken by {taken[name]}'
+                raise ConfigError(text, "listeners", index, "url")
+            if name:
+                taken[name] = f"listeners[{index}].url"

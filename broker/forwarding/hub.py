@@ -1,0 +1,363 @@
+"""What all links of one broker share: who is connected, who serves what, who waits for what.
+
+Sessions are admitted, announced, replaced and removed here and nowhere else, so that the table,
+the caches and the waiting requests always agree. Everything happens at once, on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from broker.config import Config
+from broker.forwarding.link import Link
+from broker.forwarding.routes import Routes
+from broker.forwarding.splice import Shape
+from broker.forwarding.wheel import TICK, Entry, Wheel
+from broker.observe.counters import Counters
+from broker.observe.logs import OncePer
+from broker.routing.selection import choose
+from broker.routing.table import Change, RoutingTable
+from rsocket_mesh.errors import ErrorCode, Invalid, StreamError
+from rsocket_mesh.peer import RequestHandler
+from rsocket_mesh.protocol.announce import Announcement, decode_announcement
+from rsocket_mesh.protocol.connection import Connection, Role
+from rsocket_mesh.protocol.frames import Setup, encode_metadata_push
+from rsocket_mesh.protocol.metadata import (
+    ANNOUNCE,
+    COMPOSITE,
+    NOTICE,
+    ROUTING,
+    decode_composite,
+    encode_composite,
+    encode_entry,
+    find_entry,
+)
+
+if TYPE_CHECKING:
+    from broker.forwarding.requests import Arriving
+
+DEFAULT_TENANT: Final = "default"
+LOG_PERIOD: Final = 60.0  # seconds between two lines about the same fault of the same peer
+LOG_KEYS: Final = 256  # such lines per period at most; a flood of bad peers is no flood of lines
+MAX_SHAPES: Final = 1024  # pairs of MIME types that sessions share; real ones are a handful
+_OWN_ENTRIES: Final = "message/x.rsocket-mesh."
+_log: Final = logging.getLogger("rsocket_broker.sessions")
+# Ends of connections that say nothing bad about the peer.
+_ORDINARY: Final = frozenset({"peer-closed", "replaced", "drained"})
+
+Watcher = Callable[[Change], None]
+
+
+class Hub:
+    """The middle of one broker process.
+
+    Attributes:
+        links: every live connection, also those whose SETUP has not come yet.
+        now: the loop's clock at the batch that is being processed, in seconds.
+        default_bucket: the wheel's set for calls that start now and name no deadline.
+        held, held_bytes: requests that are not on their way yet, in order of arrival.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        counters: Counters,
+        builtin: Callable[[Hub, Link], RequestHandler],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.config = config
+        self.counters = counters
+        self.table: RoutingTable[Link] = RoutingTable()
+        self.links: dict[int, Link] = {}
+        self.watchers: set[Watcher] = set()
+        self.held: dict[Arriving, None] = {}
+        self.held_bytes = 0
+        self.is_draining = False
+        self.frame_limit = config.limits.frame_bytes
+        self._builtin = builtin
+        self._loop = loop
+        self._time = loop.time
+        self._timer: asyncio.TimerHandle | None = None
+        self._routes: dict[str, Routes] = {}
+        self._shapes: dict[Shape, Shape] = {}
+        self._link_ids = 0
+        self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
+        self.now: float = self._time()
+        self.wheel = Wheel(self._arm)
+        self.default_bucket: set[Entry] = set()
+        self._bucket_until = 0.0
+        self.tick()
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def tick(self) -> float:
+        """Take the time for the batch that begins; return it."""
+        now = self.now = self._time()
+        if now >= self._bucket_until:
+            self.default_bucket = self.wheel.bucket(now + self.config.routing.default_deadline)
+            self._bucket_until = now + TICK
+        return now
+
+    def _arm(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.now = self._time()
+        self.wheel.expire(self.now)
+        when = self.wheel.next_deadline()
+        if when is not None and self._timer is None:
+            self._arm(when)
+
+    def watch(self, link: Link) -> None:
+        """Have `link.expire` called at its next deadline."""
+        when = link.connection.next_deadline()
+        if link.bucket is not None:
+            link.bucket.discard(link)
+        if when is not None:
+            link.bucket = self.wheel.bucket(when)
+            link.bucket.add(link)
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def new_link(self, default_service: str) -> Link:
+        """Return the receiver for a connection that has just been accepted."""
+        self.tick()
+        self._link_ids += 1
+        link = self.links[self._link_ids] = Link(self, self._link_ids, default_service)
+        return link
+
+    def new_connection(self) -> Connection:
+        """Return the stream-0 state of a new connection, with the configured limits."""
+        limits = self.config.limits
+        return Connection(
+            Role.SERVER,
+            now=self.now,
+            setup_timeout=limits.setup_timeout,
+            min_lifetime=limits.lifetime_min,
+            max_lifetime=limits.lifetime_max,
+        )
+
+    def builtin(self, link: Link) -> RequestHandler:
+        """Return the handler of the broker's own services for one session."""
+        return self._builtin(self, link)
+
+    def admit(self, link: Link, setup: Setup) -> None:
+        """Accept or refuse the SETUP of *link*, and register what it announces."""
+        try:
+            announced = self._announced(setup)
+        except Invalid as exc:
+            self._refuse(link, ErrorCode.INVALID_SETUP, exc)
+            return
+        if self.is_draining:
+            link.refuse(ErrorCode.REJECTED_SETUP, "DRAINING: this broker is going away", "draining")
+            self.counters.refused["draining"] += 1
+            return
+        try:
+            announcement = self._decoded(announced) if announced is not None else None
+        except Invalid as exc:
+            self._refuse(link, ErrorCode.REJECTED_SETUP, exc)
+            return
+        shape = Shape(setup.metadata_mime, setup.data_mime)
+        link.sends = self._shared(shape)
+        instance = f"session-{link.id}"
+        if announcement is not None:
+            instance = announcement.instance or instance
+            link.caller_entry = msgspec.json.encode(
+                {"app": announcement.app, "instance": instance, "tenant": DEFAULT_TENANT}
+            )
+            self._replace_session(link, announcement, instance)
+        else:
+            link.caller_entry = msgspec.json.encode(
+                {"app": "anonymous", "instance": instance, "tenant": DEFAULT_TENANT}
+            )
+        link.accept(announcement, DEFAULT_TENANT, instance)
+        link.use_routes(self._routes_of(link.tenant), setup.metadata_mime == COMPOSITE)
+        self.watch(link)  # the lifetime may end before the time for SETUP would have
+        self.counters.accepted += 1
+        if announcement is not None:
+            link.takes = self._shared(shape._replace(caller_entry=announcement.caller))
+            self._changed(self.table.register(link, link.tenant, instance, announcement))
+            _log.info("%s connected, serves %s", link.name, _services(announcement))
+        else:
+            link.takes = link.sends
+            _log.debug("%s connected, a caller that announces nothing", link.name)
+
+    def _announced(self, setup: Setup) -> bytes | None:
+        if setup.metadata is None or setup.metadata_mime != COMPOSITE:
+            return None
+        return find_entry(setup.metadata, ANNOUNCE)
+
+    def _decoded(self, raw: bytes) -> Announcement:
+        limit = self.config.limits.announcement_bytes
+        if len(raw) > limit:
+            raise Invalid(f"announcement of {len(raw)} bytes exceeds the limit of {limit}")
+        return decode_announcement(raw)
+
+    def _shared(self, shape: Shape) -> Shape:
+        """One object per shape, so that the hot path compares identities. Bounded: a peer that
+        makes up MIME types only loses the fast way."""
+        if len(self._shapes) >= MAX_SHAPES:
+            return self._shapes.get(shape, shape)
+        return self._shapes.setdefault(shape, shape)
+
+    def _replace_session(self, link: Link, announcement: Announcement, instance: str) -> None:
+        old = self.table.holder(DEFAULT_TENANT, announcement.app, instance)
+        if old is not None and old is not link:
+            text = f"a new session of {announcement.app}/{instance} has come"
+            old.fail(ErrorCode.CONNECTION_ERROR, text, "replaced")
+
+    def _refuse(self, link: Link, code: ErrorCode, error: StreamError) -> None:
+        self.counters.refused[(error.token or code.name).lower()] += 1
+        link.refuse(code, error.to_wire()[1], "setup-refused")
+
+    def announce(self, link: Link, announcement: Announcement) -> Announcement:
+        """Put *announcement* in the place of what *link* announced before; return what is in force.
+
+        Raises:
+            Invalid: `app` or `instance` differ from those of SETUP.
+        """
+        before = link.announcement
+        if before is None:
+            link.instance = announcement.instance or link.instance
+            self._replace_session(link, announcement, link.instance)
+        else:
+            if announcement.app != before.app:
+                raise Invalid(f"app: is {before.app!r} for this session, not {announcement.app!r}")
+            if announcement.instance not in ("", link.instance):
+                raise Invalid(
+                    f"instance: is {link.instance!r} for this session, "
+                    f"not {announcement.instance!r}"
+                )
+        in_force = msgspec.structs.replace(announcement, instance=link.instance)
+        link.announcement = in_force
+        link.app = in_force.app
+        link.takes = self._shared(link.sends._replace(caller_entry=in_force.caller))
+        if before is None:
+            change = self.table.register(link, link.tenant, link.instance, in_force)
+        else:
+            change = self.table.replace(link, in_force)
+        self._changed(change)
+        if change:
+            _log.info("%s now serves %s", link.name, _services(in_force))
+        return in_force
+
+    def remove(self, link: Link, reason: str, text: str) -> bool:
+        """Forget *link*; False if that has happened before."""
+        if self.links.pop(link.id, None) is None:
+            return False
+        if link.bucket is not None:
+            link.bucket.discard(link)
+        self.counters.closes[reason] += 1
+        self.counters.bytes_in += link.transport.bytes_in
+        self.counters.bytes_out += link.transport.bytes_out
+        change = self.table.withdraw(link)
+        if change is not None:
+            self._changed(change)
+        if reason in _ORDINARY:
+            level = logging.INFO if link.announcement is not None else logging.DEBUG
+            _log.log(level, "%s left: %s", link.name, reason)
+        else:
+            key = f"{reason} {link.app} {link.transport.peer_address or link.transport.scheme}"
+            left_out = self._log_limit.admit(key, self.now)
+            if left_out is not None:
+                more = f" ({left_out} like it were left out before)" if left_out else ""
+                _log.warning("%s closed: %s: %s%s", link.name, reason, text, more)
+        return True
+
+    # -- routing ----------------------------------------------------------------------------------
+
+    def _routes_of(self, tenant: str) -> Routes:
+        routes = self._routes.get(tenant)
+        if routes is None:
+            limit = self.config.routing.route_cache
+            routes = self._routes[tenant] = Routes(tenant, self.table, self.counters, limit)
+        return routes
+
+    def _changed(self, change: Change) -> None:
+        if not change:
+            return
+        routes = self._routes.get(change.tenant)
+        if routes is not None:
+            routes.clear()
+        if change.added:
+            for arriving in list(self.held):
+                arriving.retry()
+        for watcher in list(self.watchers):
+            watcher(change)
+
+    # -- pushes -----------------------------------------------------------------------------------
+
+    def pushed(self, link: Link, metadata: bytes) -> None:
+        """Take a METADATA_PUSH of *link*: an announcement, or something for a provider."""
+        if link.sends.metadata_mime == COMPOSITE:
+            try:
+                self._pushed_composite(link, metadata)
+            except StreamError as exc:
+                self._drop_push(link, exc)
+            return
+        routing = metadata if link.sends.metadata_mime == ROUTING else None
+        self._pass_push(link, routing, metadata)
+
+    def _pushed_composite(self, link: Link, metadata: bytes) -> None:
+        entries = decode_composite(metadata)
+        routing = None
+        for entry in entries:
+            if entry.mime == ANNOUNCE:
+                self.announce(link, self._decoded(entry.content))
+                return
+            if entry.mime == ROUTING and routing is None:
+                routing = entry.content
+        # Entries of ours that one peer pushes for another are lies or accidents.
+        passed = [e for e in entries if not str(e.mime).startswith(_OWN_ENTRIES)]
+        self._pass_push(link, routing, encode_composite(passed))
+
+    def _pass_push(self, link: Link, routing: bytes | None, metadata: bytes) -> None:
+        try:
+            route = link.route_of(routing)
+        except StreamError as exc:
+            self._drop_push(link, exc)
+            return
+        chosen = choose(route.candidates, self.counters.frames_in)
+        if chosen is None:
+            self.counters.dropped["push_no_route"] += 1
+        else:
+            chosen.provider.send(encode_metadata_push(metadata))
+
+    def _drop_push(self, link: Link, error: StreamError) -> None:
+        self.counters.dropped[f"push_{(error.token or 'error').lower()}"] += 1
+        _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
+
+    def begin_drain(self, timeout: float) -> None:
+        """Refuse new sessions and calls from now on, and say so to whoever asked for notices."""
+        self.is_draining = True
+        for link in self.links.values():
+            link.routes = None  # the general way is the one that refuses
+        self._notify({"type": "draining", "timeout_s": timeout})
+
+    def _notify(self, notice: dict[str, object]) -> None:
+        entry = encode_entry(NOTICE, msgspec.json.encode(notice))
+        for link in self.links.values():
+            if link.open and link.announcement is not None and link.announcement.notices:
+                link.push(entry)
+
+    def close(self) -> None:
+        """Stop the clock; nothing expires any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def streams_open(self) -> int:
+        """Return how many calls are relayed just now."""
+        return sum(len(link.streams) for link in self.links.values()) // 2
+
+
+def _services(announcement: Announcement) -> str:
+    return ", ".join(f"{s.name} {s.version}" for s in announcement.services) or "nothing"

@@ -1,0 +1,144 @@
+"""The fast way to open a call: a plain request on a route that is already in the cache.
+
+Plain means: composite metadata with the routing entry first and at most a deadline behind it, in
+one frame, between two sessions that need no splicing. That is every call of our own library. All
+other requests are refused here (False, nothing has happened) and take the general way, `requests`.
+"""
+
+from __future__ import annotations
+
+from random import getrandbits
+from typing import TYPE_CHECKING, Final
+
+from broker.forwarding import law
+from broker.forwarding.call import Call
+from broker.forwarding.credit import Credit
+from broker.routing.selection import DRAW_BITS, choose
+from rsocket_mesh.protocol.frames import (
+    FLAG_METADATA,
+    MAX_REQUEST_N,
+    MAX_STREAM_ID,
+    REQUEST_CHANNEL,
+    REQUEST_FNF,
+    REQUEST_RESPONSE,
+    REQUEST_STREAM,
+    STREAM_ID,
+)
+from rsocket_mesh.protocol.metadata import DEADLINE, encode_deadline, encode_entry
+
+if TYPE_CHECKING:
+    from broker.forwarding.link import Link
+    from broker.observe.counters import CallCounters
+
+_ROUTING_ID: Final = 0xFE  # well-known id 0x7E, as the first byte of an entry
+_DEADLINE_ENTRY: Final = encode_entry(DEADLINE, encode_deadline(0))
+_DEADLINE_SIZE: Final = len(_DEADLINE_ENTRY)
+_DEADLINE_HEAD: Final = _DEADLINE_ENTRY[:-4]
+_FLAGS_BUT_METADATA: Final = 0x3FF & ~FLAG_METADATA
+_stamp: Final = STREAM_ID.pack
+
+
+def open_call(  # noqa: C901 - one straight path per request; a call more would cost each of them
+    link: Link,
+    data: bytes,
+    position: int,
+    stop: int,
+    stream_id: int,
+    word: int,
+    touched: list[Link],
+) -> bool:
+    """Open the call that begins at *position* of the batch *data*, if that is plain.
+
+    Returns:
+        False if the request has to take the general way; nothing was changed then.
+    """
+    routes = link.routes
+    if routes is None or not word & FLAG_METADATA or word & _FLAGS_BUT_METADATA:
+        return False
+    kind = word >> 10
+    offset = position + 9 if kind < REQUEST_STREAM else position + 13
+    begin = offset + 3
+    end = begin + int.from_bytes(data[offset:begin], "big")
+    if end > stop or end < begin + 4 or data[begin] != _ROUTING_ID:
+        return False
+    routing_end = begin + 4 + (data[begin + 1] << 16 | data[begin + 2] << 8 | data[begin + 3])
+    rest = end - routing_end
+    deadline = None
+    if rest:
+        if rest != _DEADLINE_SIZE or not data.startswith(_DEADLINE_HEAD, routing_end):
+            return False
+        deadline = int.from_bytes(data[end - 4 : end], "big")
+    route = routes.get(data[begin + 4 : routing_end])
+    if route is None or stream_id in link.held:
+        return False
+    provider = route.only
+    if provider is None:
+        chosen = choose(route.candidates, getrandbits(DRAW_BITS))
+        if chosen is None:
+            return False
+        provider = chosen.provider
+    provider_id = provider.next_id
+    if (
+        provider.takes is not link.sends
+        or not provider.accepting
+        or provider_id > MAX_STREAM_ID
+        or provider_id in provider.streams  # after the ids have wrapped
+    ):
+        return False
+    counters = route.counters
+    if kind == REQUEST_RESPONSE:
+        hub = link.hub
+        if deadline is None:
+            bucket = hub.default_bucket
+        else:
+            bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
+        call = Call(link, stream_id, provider, provider_id, kind, counters, bucket, None, None)
+        bucket.add(call)
+        link.streams[stream_id] = (provider, _stamp(provider_id), law.CALLER_WAITS, call)
+        provider.streams[provider_id] = (
+            link,
+            data[position + 3 : position + 7],
+            law.RESPONSE,
+            call,
+        )
+        provider.in_flight += 1
+    elif kind == REQUEST_FNF:
+        counters.ok += 1
+    else:
+        initial = int.from_bytes(data[position + 9 : position + 13], "big")
+        if not 1 <= initial <= MAX_REQUEST_N:
+            return False
+        start_items(link, stream_id, provider, provider_id, kind, counters, initial, deadline)
+    counters.started += 1
+    provider.next_id = provider_id + 2
+    out = provider.out
+    if not out:
+        touched.append(provider)
+    out.append(data[position : position + 3])
+    out.append(_stamp(provider_id))
+    out.append(data[position + 7 : stop])
+    return True
+
+
+def start_items(
+    link: Link,
+    stream_id: int,
+    provider: Link,
+    provider_id: int,
+    kind: int,
+    counters: CallCounters,
+    initial: int,
+    deadline: int | None,
+) -> Call:
+    """Join the legs of a request-stream or request-channel; *deadline* in milliseconds."""
+    up = Credit() if kind == REQUEST_CHANNEL else None
+    call = Call(link, stream_id, provider, provider_id, kind, counters, None, Credit(initial), up)
+    caller_law, provider_law = law.OPENED[kind]
+    if deadline is not None:
+        provider_law = law.AWAITING_FIRST[kind]
+        call.bucket = link.hub.wheel.bucket(link.hub.now + deadline * 0.001)
+        call.bucket.add(call)
+    link.streams[stream_id] = (provider, _stamp(provider_id), caller_law, call)
+    provider.streams[provider_id] = (link, _stamp(stream_id), provider_law, call)
+    provider.in_flight += 1
+    return call

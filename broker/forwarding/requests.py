@@ -1,0 +1,357 @@
+"""The general way to open a call: any request of any peer, with all that may have to happen first.
+
+Metadata that comes in fragments is collected until it is complete; a route that nobody serves yet
+may be waited for; then the request is spliced if its two sides differ, and joined to a provider.
+The fast way for plain requests is `opening`; whatever it refuses comes here.
+"""
+
+from __future__ import annotations
+
+from random import getrandbits
+from typing import TYPE_CHECKING
+
+from broker.forwarding import law
+from broker.forwarding.call import Call
+from broker.forwarding.opening import start_items
+from broker.forwarding.relay import relay
+from broker.forwarding.routes import NOBODY, Route
+from broker.forwarding.splice import Wanted, read, splice
+from broker.routing.selection import DRAW_BITS, choose, choose_shard
+from rsocket_mesh.errors import (
+    DeadlineExceeded,
+    Draining,
+    Invalid,
+    NoRoute,
+    Overloaded,
+    StreamError,
+    Unavailable,
+)
+from rsocket_mesh.protocol.frames import (
+    CANCEL,
+    FLAG_COMPLETE,
+    FLAG_FOLLOWS,
+    MAX_FRAME_SIZE,
+    MAX_REQUEST_N,
+    PAYLOAD,
+    REQUEST_FNF,
+    REQUEST_RESPONSE,
+    STREAM_ID,
+    Request,
+    decode_payload,
+    decode_request,
+    encode_error,
+    encode_payload,
+    encode_request,
+    peek,
+    restamp,
+)
+from rsocket_mesh.protocol.framing import prefix_lengths
+from rsocket_mesh.protocol.metadata import decode_deadline
+
+if TYPE_CHECKING:
+    from broker.forwarding.link import Link
+    from broker.forwarding.wheel import Entry
+
+
+def request_arrived(link: Link, frame: bytes) -> None:
+    """Take a REQUEST_x frame of an open session, on a stream id that is not in use.
+
+    Raises:
+        RemoteProtocolError: the frame is malformed, which ends the connection.
+    """
+    request = decode_request(frame)
+    initial = request.initial_n
+    if initial is not None and not 1 <= initial <= MAX_REQUEST_N:
+        error = Invalid(f"initial request n of {initial}, must be 1 to {MAX_REQUEST_N}")
+        _refuse(link, request, error, None)
+        return
+    arriving = Arriving(link, request, frame)
+    if arriving.is_metadata_complete:
+        arriving.route()
+    else:
+        arriving.hold(link.hub.now + link.hub.config.limits.setup_timeout)
+
+
+def _refuse(link: Link, request: Request, error: StreamError, route: Route | None) -> None:
+    counters = route.counters if route is not None else link.hub.counters.calls_to(NOBODY)
+    token = (error.token or "error").lower()
+    counters.started += 1
+    counters.others[token] += 1
+    if request.kind == REQUEST_FNF:
+        link.hub.counters.dropped[token] += 1  # never answered (C-71)
+        return
+    code, text = error.to_wire()
+    link.send(encode_error(request.stream_id, code, text))
+
+
+class Arriving:
+    """One request that is not on its way yet: its metadata is incomplete, or nobody serves it.
+
+    Every byte it holds is counted in `hub.held_bytes`, and it has a deadline in the wheel.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_data",
+        "_deadline",
+        "_follows",
+        "_head",
+        "_later",
+        "_link",
+        "_metadata",
+        "_request",
+        "_route",
+        "_size",
+        "_waiting_until",
+        "_wanted",
+        "is_metadata_complete",
+    )
+
+    def __init__(self, link: Link, request: Request, frame: bytes) -> None:
+        self._link = link
+        self._request = request
+        self._head = [frame]  # the request, up to the fragment that completes its metadata
+        self._later: list[bytes] = []  # what came behind
+        self._metadata = [request.metadata] if request.metadata is not None else []
+        self._data = [request.data]
+        self._follows = request.follows
+        self._size = len(frame)
+        self._bucket: set[Entry] | None = None
+        self._deadline: float | None = None  # when the caller's patience ends
+        self._waiting_until: float | None = None  # set while nobody serves the route
+        self._wanted = Wanted()
+        self._route: Route | None = None
+        self.is_metadata_complete = bool(
+            request.metadata is None or request.data or not request.follows
+        )
+
+    # -- held -------------------------------------------------------------------------------------
+
+    def hold(self, until: float) -> None:
+        """Keep the request until *until*, or refuse it if too much is held already."""
+        hub = self._link.hub
+        limits = hub.config.limits
+        if len(hub.held) >= limits.waiting_requests:
+            text = f"{len(hub.held)} requests are waiting, the limit is {limits.waiting_requests}"
+            self._refuse(Overloaded(text))
+        elif hub.held_bytes + self._size > limits.waiting_bytes:
+            text = f"{hub.held_bytes} bytes of requests wait, the limit is {limits.waiting_bytes}"
+            self._refuse(Overloaded(text))
+        else:
+            hub.held_bytes += self._size
+            hub.held[self] = None
+            self._link.held[self._request.stream_id] = self
+            self._bucket = hub.wheel.bucket(until)
+            self._bucket.add(self)
+
+    def release(self) -> None:
+        """Stop holding; the request goes on or is dropped."""
+        if self._bucket is None:
+            return
+        hub = self._link.hub
+        hub.held_bytes -= self._size
+        del hub.held[self]
+        del self._link.held[self._request.stream_id]
+        self._bucket.discard(self)
+        self._bucket = None
+
+    def expire(self, now: float) -> None:
+        """The wait is over (called by the wheel)."""
+        self.release()
+        if not self.is_metadata_complete:
+            timeout = self._link.hub.config.limits.setup_timeout
+            self._refuse(Invalid(f"the metadata was not complete after {timeout:g} s"))
+        elif self._deadline is not None and now >= self._deadline:
+            self._refuse(DeadlineExceeded("nobody served the route before the deadline"))
+        else:
+            self._refuse_nobody()
+
+    def take(self, frame: bytes) -> None:
+        """Take a later frame of the stream while the request is held."""
+        _, kind, flags = peek(frame)
+        if kind == CANCEL:
+            self.release()
+            return
+        hub = self._link.hub
+        limits = hub.config.limits
+        self._size += len(frame)
+        hub.held_bytes += len(frame)
+        if hub.held_bytes > limits.waiting_bytes:
+            self.release()
+            text = f"{hub.held_bytes} bytes of requests wait, the limit is {limits.waiting_bytes}"
+            self._refuse(Overloaded(text))
+        elif self.is_metadata_complete or kind != PAYLOAD:
+            self._later.append(frame)
+        else:
+            self._collect(frame, flags)
+
+    def _collect(self, frame: bytes, flags: int) -> None:
+        fragment = decode_payload(frame)
+        self._head.append(frame)
+        if fragment.metadata is not None:
+            self._metadata.append(fragment.metadata)
+        self._data.append(fragment.data)
+        self._follows = bool(flags & FLAG_FOLLOWS) and not flags & FLAG_COMPLETE
+        size = sum(map(len, self._metadata))
+        limit = self._link.hub.config.limits.metadata_bytes
+        if size > limit:
+            self.release()
+            self._refuse(Invalid(f"metadata of {size} bytes exceeds the limit of {limit}"))
+        elif fragment.metadata is None or fragment.data or not self._follows:
+            self.is_metadata_complete = True
+            self.release()
+            self.route()
+
+    # -- on its way -------------------------------------------------------------------------------
+
+    def route(self) -> None:
+        """Send the request where it belongs, hold it until somebody serves it, or refuse it."""
+        link = self._link
+        metadata = b"".join(self._metadata) if self._metadata else None
+        try:
+            wanted = self._wanted = self._read(metadata)
+            route = self._route = link.route_of(wanted.routing)
+        except StreamError as exc:
+            self._refuse(exc)
+            return
+        if route.is_builtin:
+            for frame in (*self._head, *self._later):
+                link.local.receive_frame(*peek(frame), frame)
+        elif link.hub.is_draining:
+            self._refuse(Draining("this broker is going away"))
+        elif route.candidates:
+            self._send_to_one(route, metadata)
+        else:
+            self._wait()
+
+    def retry(self) -> None:
+        """The table has changed: go on if somebody serves the route now."""
+        if self._waiting_until is not None and self._link.route_of(self._wanted.routing).candidates:
+            self.release()
+            self.route()
+
+    def _read(self, metadata: bytes | None) -> Wanted:
+        link = self._link
+        limit = link.hub.config.limits.metadata_bytes
+        if metadata is not None and len(metadata) > limit:
+            raise Invalid(f"metadata of {len(metadata)} bytes exceeds the limit of {limit}")
+        wanted = read(metadata, link.sends.metadata_mime)
+        if wanted.deadline is not None and self._deadline is None:
+            self._deadline = link.hub.now + decode_deadline(wanted.deadline) / 1000
+        return wanted
+
+    def _send_to_one(self, route: Route, metadata: bytes | None) -> None:
+        if self._wanted.shard is not None:
+            chosen = choose_shard(route.candidates, self._wanted.shard)
+        else:
+            chosen = choose(route.candidates, getrandbits(DRAW_BITS))
+        if chosen is None:
+            there = len(route.candidates)
+            self._refuse(Unavailable(f"none of its {there} providers takes calls just now"))
+            return
+        provider_id = chosen.provider.allocate()
+        if provider_id is None:
+            self._refuse(Unavailable("all stream ids of the provider's connection are in use"))
+            return
+        self._open(route, chosen.provider, provider_id, metadata)
+
+    def _wait(self) -> None:
+        hub = self._link.hub
+        until = hub.now + hub.config.routing.route_wait
+        if self._deadline is not None:
+            until = min(until, self._deadline)
+        if until > hub.now:
+            self._waiting_until = until
+            self.hold(until)
+        else:
+            self._refuse_nobody()
+
+    def _refuse_nobody(self) -> None:
+        miss = self._route.candidates.miss if self._route is not None else None
+        self._refuse(NoRoute(miss.text if miss is not None else "nobody serves it"))
+
+    def _refuse(self, error: StreamError) -> None:
+        _refuse(self._link, self._request, error, self._route)
+
+    def _open(self, route: Route, provider: Link, provider_id: int, metadata: bytes | None) -> None:
+        link, request = self._link, self._request
+        changed = splice(
+            metadata,
+            self._wanted,
+            link.sends,
+            provider.takes,
+            link.caller_entry,
+            self._remaining() if self._waiting_until is not None else None,
+        )
+        if changed is metadata:
+            frames = [restamp(self._head[0], provider_id)]
+            follows, rest = request.follows, self._head[1:] + self._later
+        else:
+            data, follows, rest = b"".join(self._data), self._follows, self._later
+            frames = cut_request(request, provider_id, changed, data, follows)
+        route.counters.started += 1
+        if follows or request.kind != REQUEST_FNF:
+            self._join(route, provider, provider_id, follows)
+        else:
+            route.counters.ok += 1
+        for frame in frames:
+            provider.send(frame)
+        if rest:
+            relay(link, b"".join(prefix_lengths(rest)))
+            link.hub.counters.frames_in -= len(rest)  # counted when they came
+
+    def _remaining(self) -> int | None:
+        if self._deadline is None:
+            return None
+        return max(0, round((self._deadline - self._link.hub.now) * 1000))
+
+    def _join(self, route: Route, provider: Link, provider_id: int, follows: bool) -> None:
+        link, request = self._link, self._request
+        kind, stream_id = request.kind, request.stream_id
+        hub = link.hub
+        if request.initial_n is None:
+            call = Call(
+                link, stream_id, provider, provider_id, kind, route.counters, None, None, None
+            )
+            if kind == REQUEST_RESPONSE:
+                when = self._deadline
+                call.bucket = hub.default_bucket if when is None else hub.wheel.bucket(when)
+                call.bucket.add(call)
+            caller_law, provider_law = law.OPENED[kind]
+            link.streams[stream_id] = (provider, STREAM_ID.pack(provider_id), caller_law, call)
+            provider.streams[provider_id] = (link, STREAM_ID.pack(stream_id), provider_law, call)
+            provider.in_flight += 1
+        else:
+            call = start_items(
+                link,
+                stream_id,
+                provider,
+                provider_id,
+                kind,
+                route.counters,
+                request.initial_n,
+                self._remaining(),
+            )
+            if request.complete:
+                call.up = None
+                if not follows:
+                    call.set_caller_law(law.CALLER_ASKS)
+        if follows:
+            call.set_caller_law(law.REQUESTING[kind])
+
+
+def cut_request(
+    request: Request, stream_id: int, metadata: bytes | None, data: bytes, follows: bool
+) -> list[bytes]:
+    """Return the frames of *request* with other *metadata*: two if it became too long for one.
+
+    Args:
+        data: what has come of the data so far; *follows* if more fragments will come behind it.
+    """
+    kind, initial_n, complete = request.kind, request.initial_n, request.complete
+    fixed = 10 + (3 + len(metadata) if metadata is not None else 0)
+    room = MAX_FRAME_SIZE - fixed
+    if len(data) <= room:
+        return [encode_request(kind, stream_id, metadata, data, initial_n, follows, complete)]
+    first = encode_request(kind, stream_id, metadata, data[:room], initial_n, True, complete)
+    return [first, encode_payload(stream_id, None, data[room:], follows=follows)]

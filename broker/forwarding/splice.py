@@ -1,0 +1,111 @@
+"""What changes in the metadata of a request on its way: as little as the two sides allow.
+
+Only a request's first frame is ever spliced, and only between sessions that differ: metadata that
+is not composite is wrapped (or unwrapped) for the provider, the data type of the caller's SETUP is
+stated if the provider's differs, credentials stay on their hop, and a provider that asked for it is
+told who calls, in the first entry.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rsocket_mesh.protocol.metadata import (
+    AUTHENTICATION,
+    CALLER,
+    COMPOSITE,
+    DATA_MIME_TYPE,
+    DEADLINE,
+    OCTET_STREAM,
+    ROUTING,
+    SHARD,
+    Entry,
+    decode_composite,
+    encode_composite,
+    encode_deadline,
+    encode_entry,
+    encode_mime,
+)
+
+
+class Shape(NamedTuple):
+    """How one session writes its requests; sessions of one shape share one object.
+
+    `caller_entry` is true for providers that want to be told who calls.
+    """
+
+    metadata_mime: str
+    data_mime: str
+    caller_entry: bool = False
+
+
+class Wanted(NamedTuple):
+    """What the broker reads from the metadata of a request; None for what is not there."""
+
+    routing: bytes | None = None
+    deadline: bytes | None = None
+    shard: bytes | None = None
+    entries: tuple[Entry, ...] = ()
+
+
+def read(metadata: bytes | None, mime: str) -> Wanted:
+    """Return what is of interest in *metadata* of a session with the metadata type *mime*.
+
+    Raises:
+        Invalid: composite metadata that cannot be taken apart.
+    """
+    if metadata is None:
+        return Wanted()
+    if mime == ROUTING:
+        return Wanted(routing=metadata)
+    if mime != COMPOSITE:
+        return Wanted()
+    entries = decode_composite(metadata)
+    first: dict[str | int, bytes] = {}
+    for entry in entries:
+        first.setdefault(entry.mime, entry.content)
+    return Wanted(first.get(ROUTING), first.get(DEADLINE), first.get(SHARD), tuple(entries))
+
+
+def splice(
+    metadata: bytes | None,
+    wanted: Wanted,
+    sends: Shape,
+    takes: Shape,
+    caller_entry: bytes,
+    remaining_ms: int | None,
+) -> bytes | None:
+    """Return the metadata for the provider; the same object if nothing has to change.
+
+    Args:
+        wanted: what `read` found in *metadata*.
+        caller_entry: who calls, as JSON, for providers that asked.
+        remaining_ms: the deadline to restamp; None leaves it as it is.
+    """
+    if takes.metadata_mime != COMPOSITE:
+        if sends.metadata_mime == COMPOSITE and takes.metadata_mime == ROUTING:
+            return wanted.routing
+        return metadata
+    if sends.metadata_mime == COMPOSITE:
+        entries = [entry for entry in wanted.entries if entry.mime not in (AUTHENTICATION, CALLER)]
+    elif metadata is None:
+        entries = []
+    else:
+        entries = [Entry(sends.metadata_mime or OCTET_STREAM, metadata)]
+    if remaining_ms is not None:
+        entries = [
+            Entry(DEADLINE, encode_deadline(remaining_ms)) if entry.mime == DEADLINE else entry
+            for entry in entries
+        ]
+    if sends.data_mime != takes.data_mime and sends.data_mime and not _states_type(entries):
+        entries.append(Entry(DATA_MIME_TYPE, encode_mime(sends.data_mime)))
+    if not entries and metadata is None:
+        return encode_entry(CALLER, caller_entry) if takes.caller_entry else None
+    result = encode_composite(entries)
+    if takes.caller_entry:
+        result = encode_entry(CALLER, caller_entry) + result
+    return metadata if result == metadata else result
+
+
+def _states_type(entries: list[Entry]) -> bool:
+    return any(entry.mime == DATA_MIME_TYPE for entry in entries)

@@ -1,0 +1,57 @@
+"""Deadlines of many calls without a timer each: sets of entries per tick.
+
+An entry joins the set of the tick in which its deadline lies and leaves it when it is done, both in
+O(1); only what is still there when the tick has passed is looked at. Owns no clock and no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final, Protocol
+
+TICK: Final = 0.02  # seconds; a deadline is enforced at most this much late, never early
+
+
+class Entry(Protocol):
+    """What can wait in the wheel."""
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+
+
+class Wheel:
+    """`bucket(when).add(entry)` arms, `bucket.discard(entry)` disarms."""
+
+    __slots__ = ("_buckets", "_earlier", "_ticks")
+
+    def __init__(self, earlier: Callable[[float], None]) -> None:
+        """*earlier* is called when `next_deadline` has become earlier, with its new value."""
+        self._earlier = earlier
+        self._buckets: dict[int, set[Entry]] = {}
+        self._ticks: list[int] = []  # heap of the keys of _buckets
+
+    def bucket(self, when: float) -> set[Entry]:
+        """Return the set for the deadline *when*, in the clock that `expire` is given."""
+        tick = int(when / TICK) + 1
+        found = self._buckets.get(tick)
+        if found is None:
+            found = self._buckets[tick] = set()
+            heappush(self._ticks, tick)
+            if self._ticks[0] == tick:
+                self._earlier(tick * TICK)
+        return found
+
+    def next_deadline(self) -> float | None:
+        """Return when `expire` has something to look at, or None."""
+        return self._ticks[0] * TICK if self._ticks else None
+
+    def expire(self, now: float) -> int:
+        """Call `expire` of every entry whose tick has passed; return how many there were."""
+        count = 0
+        while self._ticks and self._ticks[0] * TICK <= now:
+            due = self._buckets.pop(heappop(self._ticks))
+            count += len(due)
+            while due:
+                due.pop().expire(now)
+        return count

@@ -1,0 +1,62 @@
+"""What the broker counts: plain integers on slotted objects, read at scrape time.
+
+`labels().inc()` of a metrics library costs 1.1 to 1.5 us, `+= 1` costs 0.05; so the hot path adds
+to these and `broker.observe.prometheus` reads them when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+OK = "ok"
+CALLER_CANCELED = "caller_canceled"  # the caller sent CANCEL
+CALLER_LOST = "caller_lost"  # the caller's session ended before the answer
+
+
+class CallCounters:
+    """Calls to one service. Outcomes other than `ok` are counted by token or code name in lower
+    case: `no_route`, `peer_lost`, `deadline_exceeded`, `application`, ..."""
+
+    __slots__ = ("ok", "others", "service", "started")
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.started = 0
+        self.ok = 0
+        self.others: Counter[str] = Counter()
+
+
+class Counters:
+    """Totals of one broker process."""
+
+    __slots__ = (
+        "accepted",
+        "bytes_in",
+        "bytes_out",
+        "calls",
+        "closes",
+        "dropped",
+        "frames_in",
+        "frames_out",
+        "ignored",
+        "refused",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0  # sessions whose SETUP was accepted
+        self.refused: Counter[str] = Counter()  # SETUPs by token or code name
+        self.closes: Counter[str] = Counter()  # connections by reason
+        self.dropped: Counter[str] = Counter()  # fire-and-forget and pushes, by reason
+        self.ignored: Counter[str] = Counter()  # frames out of place, by what they were
+        self.frames_in = 0
+        self.frames_out = 0
+        self.bytes_in = 0  # of connections that have ended; the live ones hold their own
+        self.bytes_out = 0
+        self.calls: dict[str, CallCounters] = {}
+
+    def calls_to(self, service: str) -> CallCounters:
+        """Return the counters of *service*, made at the first call. Callers cache the answer."""
+        found = self.calls.get(service)
+        if found is None:
+            found = self.calls[service] = CallCounters(service)
+        return found

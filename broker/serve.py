@@ -1,0 +1,103 @@
+"""One broker from its start to its end: sockets, the lines on stdout, signals, the drain.
+
+Composes `Broker` and, beside it, `AdminServer`; `broker.__main__` calls it with a checked config.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from broker.config import Config
+from broker.daemon import Broker
+from rsocket_mesh.errors import RSocketError
+
+if TYPE_CHECKING:
+    from broker.admin.http import AdminServer
+
+ENDED_IN_ORDER: Final = 0  # exit codes
+CUT_OFF: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+class StartFailed(RSocketError):
+    """A socket could not be opened, or what it needs could not be read; the text says which."""
+
+
+async def serve(config: Config) -> int:
+    """Run one broker until a signal ends it; return the exit code of the process.
+
+    Prints `listening URL` for each open address and `ready` when all are. The first SIGTERM or
+    SIGINT drains, the second stops at once.
+
+    Raises:
+        StartFailed: nothing was served.
+    If cancelled: everything is closed at once.
+    """
+    signals = _Signals()
+    broker = Broker(config)
+    admin = _admin_server(broker, config)
+    try:
+        try:
+            if admin is not None:  # first, so that `/readyz` can say that the broker is starting
+                await admin.start()
+            await broker.start()
+        except OSError as exc:
+            raise StartFailed(exc.strerror or str(exc)) from exc
+        except RSocketError as exc:
+            raise StartFailed(str(exc)) from exc
+        for url in (*(listener.url for listener in broker.listeners), admin and admin.url):
+            if url:
+                print(f"listening {url}", flush=True)  # noqa: T201 - the command's output
+        print("ready", flush=True)  # noqa: T201 - the command's output
+        await signals.first.wait()
+        return await _drain(broker, signals)
+    finally:
+        await broker.stop()
+        if admin is not None:
+            await admin.stop()
+
+
+def _admin_server(broker: Broker, config: Config) -> AdminServer | None:
+    if not config.admin.url:
+        return None
+    from broker.admin.http import AdminServer  # here: an HTTP server costs 0.3 s to import
+
+    return AdminServer(broker, config.admin)
+
+
+async def _drain(broker: Broker, signals: _Signals) -> int:
+    """Let running calls finish, unless a second signal says that there is no time."""
+    log.info("draining; the same signal again stops at once")
+    drained = asyncio.create_task(broker.drain())
+    hurried = asyncio.create_task(signals.second.wait())
+    await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if drained.done():
+        await drained  # an error in it is a bug and ends in a traceback
+        log.info("drained")
+        return ENDED_IN_ORDER
+    drained.cancel()
+    log.warning("stopped by a second signal; running calls were cut off")
+    return CUT_OFF
+
+
+class _Signals:
+    """SIGTERM and SIGINT as two events: the first asks to drain, the second to stop."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if sys.platform == "win32":  # its loops have no signal handlers
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._receive))
+            else:
+                loop.add_signal_handler(number, self._receive)
+
+    def _receive(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
