@@ -1,0 +1,55 @@
+# Everything happens in this folder: the environment is .venv, made when it is missing and again
+# when pyproject.toml has changed. Needed beforehand: make and Python 3.11 or newer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format acceptance clean
+
+help: ## show these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+	while IFS='|' read -r target text; do printf '%-18s %s\n' "$$target" "$$text"; done
+
+demo: $(STAMP) ## a broker and services that call each other, on this machine
+	@$(BIN)/python -m examples.demo
+
+test: lint ## style, types, then all tests with their coverage
+	@$(BIN)/python -m pytest -m "not acceptance" --cov --cov-report=term:skip-covered
+
+lint: $(STAMP) ## style and types only
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## put the code into the agreed form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+acceptance: $(STAMP) ## measure what is promised, and print the figures
+	@$(BIN)/python -m pytest -m acceptance -s
+
+clean: ## remove the environment and all that was made
+	@rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis *.egg-info tests/interop/js/node_modules
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@set -e; \
+	python=; \
+	for candidate in python3 python3.13 python3.12 python3.11; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "make: Python 3.11 or newer is needed; found: $$(python3 --version 2>&1)" >&2; exit 1; \
+	fi; \
+	if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then \
+		echo "make: $$python has no venv module (on Debian: apt install python3-venv)" >&2; exit 1; \
+	fi; \
+	echo "creating environment in $(VENV) ($$($$python --version)), this takes a minute..."; \
+	[ -x $(BIN)/python ] || $$python -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	touch $(STAMP)

@@ -1,0 +1,5 @@
+"""Measurements that anyone can repeat: `python -m benchmarks.relay`, `python -m benchmarks.rpc`.
+
+CPU time comes from the operating system's accounting of each process, never from wall time alone.
+Machines are noisy, so contenders take turns within one run, and ratios are what to quote.
+"""

@@ -1,0 +1,63 @@
+"""What a call and a connection cost. CPU is the operating system's account, never wall time."""
+
+from __future__ import annotations
+
+import resource
+import socket
+
+import pytest
+
+from benchmarks import relay, rpc
+from benchmarks.load import connect as connect_raw
+from tests.acceptance.figures import resident, say
+from tests.support.processes import BrokerProcess
+
+pytestmark = pytest.mark.acceptance
+
+CONNECTIONS = 10_000
+SPARE_FILES = 200  # descriptors for everything else in this process
+RELAY_LIMIT = 11.0  # times a byte relay, at 64 in flight
+RPC_LIMIT_US = 25.0
+
+
+def test_the_broker_per_relayed_call_beside_a_plain_byte_relay() -> None:
+    rows = {(row["payload_bytes"], row["in_flight"]): row for row in relay.run(60_000, rounds=3)}
+    row = rows[128, 64]
+    say(
+        "relay, 128 B, 64 in flight",
+        f"broker {row['broker_us']:.2f} us, byte relay {row['byte_relay_us']:.2f} us per call",
+    )
+    assert row["ratio"] <= RELAY_LIMIT
+
+
+def test_a_typed_call_in_python_costs_at_most_25_us_on_both_sides_together() -> None:
+    rows = rpc.run(calls=30_000, rounds=5)
+    for row in rows:
+        say(
+            f"typed call `{row['method']}`, 64 in flight",
+            f"caller {row['caller_us']:.1f} us + service {row['service_us']:.1f} us",
+        )
+    total = next(row for row in rows if row["method"] == "total")
+    assert total["caller_us"] + total["service_us"] <= RPC_LIMIT_US
+
+
+def test_an_idle_connection_costs_less_than_20_kib(broker: BrokerProcess) -> None:
+    port = int(broker.url("tcp").rpartition(":")[2])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + SPARE_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"{wanted} open files are needed, the limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    pid = broker.process.pid
+    sockets: list[socket.socket] = []
+    try:
+        sockets += [connect_raw(port, None, confirm=True) for _ in range(100)]  # warm
+        before = resident(pid)
+        sockets += [connect_raw(port, None, confirm=True) for _ in range(CONNECTIONS)]
+        each = (resident(pid) - before) / CONNECTIONS
+    finally:
+        for sock in sockets:
+            sock.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    say(f"{CONNECTIONS} idle TCP connections", f"{each / 1024:.1f} KiB each")
+    assert each < 20 * 1024
