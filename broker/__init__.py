@@ -1,0 +1,1 @@
+"""The daemon `rsocket-broker`: one process that joins services and callers."""

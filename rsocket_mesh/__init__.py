@@ -7,7 +7,6 @@ The rooms; each imports only from those above it:
     transport   TCP, TLS, Unix socket, WebSocket, memory: batches of whole frames
     peer        one live connection on asyncio: requester, responder, timers
     rpc         what applications use: `Service`, `connect` and calls by name
-    testing     the test kit
     cli         the `rsocket-mesh` command
 """
 

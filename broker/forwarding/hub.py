@@ -185,7 +185,8 @@ class Hub:
         if announcement is not None:
             link.takes = self._shared(shape._replace(caller_entry=announcement.caller))
             self._changed(self.table.register(link, link.tenant, instance, announcement))
-            _log.info("%s connected, serves %s", link.name, _services(announcement))
+            level = logging.INFO if announcement.services else logging.DEBUG
+            _log.log(level, "%s connected, serves %s", link.name, _services(announcement))
         else:
             link.takes = link.sends
             _log.debug("%s connected, a caller that announces nothing", link.name)
@@ -262,7 +263,8 @@ class Hub:
         if change is not None:
             self._changed(change)
         if reason in _ORDINARY:
-            level = logging.INFO if link.announcement is not None else logging.DEBUG
+            serves = link.announcement is not None and link.announcement.services
+            level = logging.INFO if serves else logging.DEBUG
             _log.log(level, "%s left: %s", link.name, reason)
         else:
             key = f"{reason} {link.app} {link.transport.peer_address or link.transport.scheme}"

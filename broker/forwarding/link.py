@@ -17,7 +17,7 @@ from broker.forwarding.splice import Shape
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost, RemoteProtocolError
 from rsocket_mesh.peer import Responder
 from rsocket_mesh.protocol.announce import Announcement
-from rsocket_mesh.protocol.connection import (
+from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
     Ignored,

@@ -353,5 +353,8 @@ def cut_request(
     room = MAX_FRAME_SIZE - fixed
     if len(data) <= room:
         return [encode_request(kind, stream_id, metadata, data, initial_n, follows, complete)]
-    first = encode_request(kind, stream_id, metadata, data[:room], initial_n, True, complete)
-    return [first, encode_payload(stream_id, None, data[room:], follows=follows)]
+    # COMPLETE stands on the last fragment only, and that may not be ours.
+    early = complete and follows
+    first = encode_request(kind, stream_id, metadata, data[:room], initial_n, True, early)
+    last = encode_payload(stream_id, None, data[room:], True, complete and not follows, follows)
+    return [first, last]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from broker.forwarding.link import Link
 
 NOBODY: Final = "(none)"  # the service that calls to nobody are counted under
+LONGEST_KEY: Final = 1024  # bytes of routing tags that are cached; more is no usual address
+BUILTIN: Final = frozenset({"mesh.broker", "mesh.health", "mesh.registry"})
 
 
 class Route:
@@ -43,7 +45,8 @@ class Route:
 
 
 class Routes(dict[bytes, Route]):
-    """Cached routes by the content of the routing entry. Bounded: full means start anew."""
+    """Cached routes by the content of the routing entry. Bounded in number and length of keys:
+    full means start anew."""
 
     def __init__(
         self, tenant: str, table: RoutingTable[Link], counters: Counters, limit: int
@@ -66,12 +69,14 @@ class Routes(dict[bytes, Route]):
         address = parse_address(decode_routing(key))
         if address.route.startswith(RESERVED_PREFIX):
             service = address.route.rpartition(".")[0]
-            route = Route(Candidates(()), self._counters.calls_to(service), is_builtin=True)
+            name = service if service in BUILTIN else NOBODY
+            route = Route(Candidates(()), self._counters.calls_to(name), is_builtin=True)
         else:
             route = self._route(self._table.find(self.tenant, address))
-        if len(self) >= self._limit:
-            self.clear()
-        self[key] = route
+        if len(key) <= LONGEST_KEY:
+            if len(self) >= self._limit:
+                self.clear()
+            self[key] = route
         return route
 
     def default(self, service: str) -> Route:

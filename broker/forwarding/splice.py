@@ -82,12 +82,13 @@ def splice(
         caller_entry: who calls, as JSON, for providers that asked.
         remaining_ms: the deadline to restamp; None leaves it as it is.
     """
+    if takes.metadata_mime == ROUTING and sends.metadata_mime == COMPOSITE:
+        return wanted.routing
+    passed = [entry for entry in wanted.entries if entry.mime not in (AUTHENTICATION, CALLER)]
     if takes.metadata_mime != COMPOSITE:
-        if sends.metadata_mime == COMPOSITE and takes.metadata_mime == ROUTING:
-            return wanted.routing
-        return metadata
+        return metadata if len(passed) == len(wanted.entries) else encode_composite(passed)
     if sends.metadata_mime == COMPOSITE:
-        entries = [entry for entry in wanted.entries if entry.mime not in (AUTHENTICATION, CALLER)]
+        entries = passed
     elif metadata is None:
         entries = []
     else:

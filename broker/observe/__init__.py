@@ -1,0 +1,1 @@
+"""What the broker counts and writes: counters, Prometheus text, log lines."""

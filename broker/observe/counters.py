@@ -10,6 +10,8 @@ from collections import Counter
 
 OK = "ok"
 CALLER_CANCELED = "caller_canceled"  # the caller sent CANCEL
+OTHERS = "(other)"  # the account of services for which there was no room
+MAX_SERVICES = 10_000  # accounts, about 0.5 KiB each; they outlive the services
 CALLER_LOST = "caller_lost"  # the caller's session ended before the answer
 
 
@@ -55,8 +57,13 @@ class Counters:
         self.calls: dict[str, CallCounters] = {}
 
     def calls_to(self, service: str) -> CallCounters:
-        """Return the counters of *service*, made at the first call. Callers cache the answer."""
+        """Return the counters of *service*, made at the first call. Callers cache the answer.
+
+        Services beyond `MAX_SERVICES` share one account: names come from whoever registers.
+        """
         found = self.calls.get(service)
         if found is None:
+            if len(self.calls) >= MAX_SERVICES:
+                return self.calls.setdefault(OTHERS, CallCounters(OTHERS))
             found = self.calls[service] = CallCounters(service)
         return found

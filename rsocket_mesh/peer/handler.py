@@ -68,3 +68,8 @@ class NoHandler:
 
 
 _TEXT = "this peer only calls and serves nothing"
+
+
+def describe(exc: BaseException) -> str:
+    """Return what a peer is told of an exception: type and message, no traceback."""
+    return f"{type(exc).__name__}: {exc}"

@@ -27,13 +27,15 @@ from rsocket_mesh.protocol.connection import (
     DRAINING,
     OPEN,
     Connection,
+    Role,
+)
+from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
     Ignored,
     KeepaliveAnswered,
     MetadataPushed,
     PeerClosing,
-    Role,
     SetupArrived,
 )
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE, ReassemblyBudget

@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Final
 
 from rsocket_mesh.errors import (
-    ApplicationError,
-    Canceled,
     ConnectionClosed,
     DeadlineExceeded,
     Overloaded,
     RSocketError,
     StreamError,
 )
+from rsocket_mesh.peer.calls import NO_DEADLINE, Call, Subscription
 from rsocket_mesh.peer.deadlines import TICKS_PER_SECOND, Deadlines
 from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
 from rsocket_mesh.peer.outbox import Outbox
-from rsocket_mesh.peer.producer import Producer
-from rsocket_mesh.peer.tasks import start_task
 from rsocket_mesh.protocol.connection import Role
 from rsocket_mesh.protocol.fragments import (
     DEFAULT_FRAGMENT_SIZE,
@@ -42,152 +38,8 @@ from rsocket_mesh.protocol.frames import (
     encode_metadata_push,
 )
 from rsocket_mesh.protocol.payload import Payload
-from rsocket_mesh.protocol.streams import (
-    COMPLETED,
-    CREDIT,
-    ENDED,
-    FAILED,
-    ITEM,
-    LAST_ITEM,
-    RETURNED,
-    STOPPED,
-    Effect,
-    RequesterStream,
-    StreamIds,
-)
-
-NO_DEADLINE: Final = -1  # stands for a tick of `Deadlines`
-_EMPTY: Final = Payload()
-
-
-class _Call(RequesterStream):
-    """One request-response that waits for its answer."""
-
-    __slots__ = ("answer", "tick", "timeout")
-
-    def __init__(
-        self, budget: ReassemblyBudget, answer: asyncio.Future[Payload], timeout: float | None
-    ) -> None:
-        super().__init__(0, REQUEST_RESPONSE, budget)  # the id comes with `start`
-        self.answer = answer
-        self.tick = NO_DEADLINE
-        self.timeout = timeout
-
-    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
-        answer = self.answer
-        if answer.done():
-            return
-        if effect is LAST_ITEM:
-            assert payload is not None
-            answer.set_result(payload)
-        elif effect is COMPLETED:  # without an item (C-68)
-            answer.set_result(_EMPTY)
-        elif effect is FAILED:
-            assert error is not None
-            answer.set_exception(error)
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-
-class _Subscription(RequesterStream):
-    """One stream or channel, from the first demand of its consumer on; the source of its inbox."""
-
-    __slots__ = (
-        "_kind",
-        "_outgoing",
-        "_requester",
-        "inbox",
-        "producer",
-        "request",
-        "task",
-        "tick",
-        "timeout",
-    )
-
-    def __init__(
-        self,
-        requester: Requester,
-        kind: int,
-        request: Payload,
-        outgoing: AsyncIterator[Payload] | None,
-        timeout: float | None,
-    ) -> None:
-        super().__init__(0, kind, requester.budget)  # the id comes with `begin`
-        self._requester = requester
-        self._kind = kind
-        self._outgoing = outgoing
-        self.timeout = timeout
-        self.request: Payload | None = request
-        self.inbox: Inbox | None = None
-        self.producer: Producer | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.tick = NO_DEADLINE
-
-    # -- what the inbox wants ---------------------------------------------------------------------
-
-    async def begin(self, n: int) -> None:
-        requester = self._requester
-        left = await requester.admit(self.timeout)
-        request, self.request = self.request, None
-        if request is None:  # stopped while it waited to be admitted
-            raise Canceled("the stream was closed before its request was sent")
-        self.expected = n
-        requester.start(self, self._kind, request, n, left)
-        if self._outgoing is not None:
-            self.producer = Producer(self, requester.outbox)
-            self.task = start_task(requester.loop, self._produce(self._outgoing))
-
-    def grant(self, n: int) -> None:
-        if self.is_receiving:
-            self.send_request_n(n)
-            self._requester.outbox.put_request_n(self.stream_id, n)
-
-    def stop(self) -> None:
-        self.request = None
-        if self.stream_id:
-            self._requester.cancel(self)
-
-    # -- what the connection brings ---------------------------------------------------------------
-
-    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
-        inbox = self.inbox
-        assert inbox is not None
-        if self.tick != NO_DEADLINE and effect not in (CREDIT, STOPPED):
-            self._requester.forget_deadline(self)
-        if effect is ITEM or effect is LAST_ITEM:
-            assert payload is not None
-            inbox.put(payload)
-        if effect is LAST_ITEM or effect is COMPLETED:
-            inbox.finish(None)
-        elif effect is FAILED:
-            inbox.finish(error)
-        elif effect is RETURNED:
-            inbox.give_back()
-        elif effect is CREDIT:
-            if self.producer is not None:
-                self.producer.credit_arrived()
-        elif effect is STOPPED and self.task is not None:
-            self.task.cancel()
-
-    def fail(self, error: Exception) -> None:
-        if self.inbox is not None:
-            self.inbox.finish(error)
-
-    async def _produce(self, outgoing: AsyncIterator[Payload]) -> None:
-        assert self.producer is not None
-        try:
-            await self.producer.run(outgoing)
-        except Exception as exc:
-            if self.phase is not ENDED:
-                error = exc if isinstance(exc, StreamError) else ApplicationError(describe(exc))
-                self._requester.outbox.drop(self.stream_id)
-                self._requester.outbox.send(self.send_error(error))
-            self.fail(exc)
-        self.task = None
-        if self.phase is ENDED:
-            self._requester.forget(self)
+from rsocket_mesh.protocol.stream_ids import StreamIds
+from rsocket_mesh.protocol.stream_rules import ENDED
 
 
 class Requester:
@@ -220,7 +72,7 @@ class Requester:
         self.ignored = 0
         self.idle: Callable[[], None] | None = None
         self._ids = StreamIds(role)
-        self._streams: dict[int, _Call | _Subscription] = {}
+        self._streams: dict[int, Call | Subscription] = {}
         self._deadlines = Deadlines()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -259,7 +111,7 @@ class Requester:
         left = timeout
         if self._error is not None or not self.outbox.open:
             left = await self.admit(timeout)
-        call = _Call(self.budget, self.loop.create_future(), timeout)
+        call = Call(self.budget, self.loop.create_future(), timeout)
         self.start(call, REQUEST_RESPONSE, payload, 0, left)
         try:
             return await call.answer
@@ -353,7 +205,7 @@ class Requester:
         timeout: float | None,
     ) -> PayloadStream:
         self._check()
-        subscription = _Subscription(self, kind, payload, outgoing, timeout)
+        subscription = Subscription(self, kind, payload, outgoing, timeout)
         subscription.inbox = Inbox(subscription, prefetch, limit)
         return PayloadStream(subscription.inbox)
 
@@ -408,7 +260,7 @@ class Requester:
         for stream in streams.values():
             stream.drop_pieces()
             stream.fail(self._closed_error())
-            if isinstance(stream, _Subscription) and stream.task is not None:
+            if isinstance(stream, Subscription) and stream.task is not None:
                 stream.task.cancel()
 
     def _closed_error(self) -> RSocketError:
@@ -444,7 +296,7 @@ class Requester:
 
     def start(
         self,
-        stream: _Call | _Subscription,
+        stream: Call | Subscription,
         kind: int,
         payload: Payload,
         initial_n: int,
@@ -462,7 +314,7 @@ class Requester:
             if self._timer is None or stream.tick / TICKS_PER_SECOND < self._timer_at:
                 self._arm_timer()
 
-    def cancel(self, stream: _Call | _Subscription) -> None:
+    def cancel(self, stream: Call | Subscription) -> None:
         """End *stream* from our side; harmless if it has ended."""
         if stream.phase is not ENDED:
             self.outbox.drop(stream.stream_id)
@@ -471,7 +323,7 @@ class Requester:
                     self.outbox.send(frame)
         self.forget(stream)
 
-    def forget(self, stream: _Call | _Subscription) -> None:
+    def forget(self, stream: Call | Subscription) -> None:
         """Remove *stream*, which has ended; idempotent."""
         stream_id = stream.stream_id
         if self._streams.get(stream_id) is not stream:
@@ -482,7 +334,7 @@ class Requester:
             stream.tick = NO_DEADLINE
         if stream_id in self.outbox.busy:
             self.outbox.drop(stream_id)
-        if isinstance(stream, _Subscription) and stream.task is not None:
+        if isinstance(stream, Subscription) and stream.task is not None:
             stream.task.cancel()
         if self.idle is not None:
             self._tell_if_idle()
@@ -491,7 +343,7 @@ class Requester:
         if self.idle is not None and not self.open_streams:
             self.idle()
 
-    def forget_deadline(self, stream: _Call | _Subscription) -> None:
+    def forget_deadline(self, stream: Call | Subscription) -> None:
         self._deadlines.discard(stream.stream_id, stream.tick)
         stream.tick = NO_DEADLINE
 
@@ -514,8 +366,3 @@ class Requester:
                     DeadlineExceeded(f"no answer within {stream.timeout:g} s; CANCEL was sent")
                 )
         self._arm_timer()
-
-
-def describe(exc: BaseException) -> str:
-    """Return what a peer is told of an exception: type and message, no traceback."""
-    return f"{type(exc).__name__}: {exc}"

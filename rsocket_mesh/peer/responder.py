@@ -20,11 +20,10 @@ from rsocket_mesh.errors import (
     RSocketError,
     StreamError,
 )
-from rsocket_mesh.peer.handler import RequestHandler
+from rsocket_mesh.peer.handler import RequestHandler, describe
 from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
 from rsocket_mesh.peer.outbox import Outbox
 from rsocket_mesh.peer.producer import Producer
-from rsocket_mesh.peer.requester import describe
 from rsocket_mesh.peer.tasks import start_task
 from rsocket_mesh.protocol.fragments import (
     DEFAULT_FRAGMENT_SIZE,
@@ -39,7 +38,7 @@ from rsocket_mesh.protocol.frames import (
     encode_error,
 )
 from rsocket_mesh.protocol.payload import Payload
-from rsocket_mesh.protocol.streams import (
+from rsocket_mesh.protocol.stream_rules import (
     ANSWERING,
     CANCELED,
     COMPLETED,
@@ -51,8 +50,8 @@ from rsocket_mesh.protocol.streams import (
     REQUESTED,
     RETURNED,
     Effect,
-    ResponderStream,
 )
+from rsocket_mesh.protocol.streams import ResponderStream
 
 MAX_STREAMS: Final = 10_000  # open requests of one peer; each may hold a task and a payload
 

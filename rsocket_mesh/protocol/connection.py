@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 from rsocket_mesh.errors import (
     ConnectionClosed,
@@ -31,7 +31,17 @@ from rsocket_mesh.errors import (
     SetupRefused,
 )
 from rsocket_mesh.protocol import frames
-from rsocket_mesh.protocol.frames import FLAG_IGNORE, TYPE_NAMES, VERSION, FrameType, Lease, Setup
+from rsocket_mesh.protocol.events import (
+    ConnectionEnded,
+    Event,
+    Ignored,
+    KeepaliveAnswered,
+    LeaseArrived,
+    MetadataPushed,
+    PeerClosing,
+    SetupArrived,
+)
+from rsocket_mesh.protocol.frames import FLAG_IGNORE, TYPE_NAMES, VERSION, FrameType, Setup
 
 SETUP_TIMEOUT: Final = 10.0  # s from the transport to an accepted SETUP; idle sockets cost memory
 MIN_LIFETIME: Final = 1.0  # s; less would call a peer dead for one pause of its garbage collector
@@ -65,62 +75,6 @@ IDLE, SETTING_UP, AWAIT_SETUP, JUDGING, OPEN, DRAINING, CLOSED = Phase  # 8 ns, 
 
 STREAM_FRAME: Final = -1  # stands in the table for any frame with a stream id above 0
 UNKNOWN: Final = -2  # stands in the table for every type that has no name
-
-
-# -- events ---------------------------------------------------------------------------------------
-
-
-class SetupArrived(NamedTuple):
-    """A valid SETUP: answer with `accept` or `refuse`."""
-
-    setup: Setup
-
-
-class KeepaliveAnswered(NamedTuple):
-    """The peer answered our KEEPALIVE; the first time, it has also accepted our SETUP."""
-
-    data: bytes
-
-
-class MetadataPushed(NamedTuple):
-    metadata: bytes
-
-
-class LeaseArrived(NamedTuple):
-    lease: Lease
-
-
-class PeerClosing(NamedTuple):
-    """The peer sent CONNECTION_CLOSE: begin nothing new, close after the last open stream."""
-
-    text: str
-
-
-class ConnectionEnded(NamedTuple):
-    """Nothing more will happen here: send what `frames_to_send` holds, then close the transport.
-
-    `reason` is a short stable word for operators; `error` is what fails the pending calls.
-    """
-
-    reason: str
-    error: RSocketError
-
-
-class Ignored(NamedTuple):
-    """A frame without effect; `what` is a short stable text to count by."""
-
-    what: str
-
-
-Event = (
-    SetupArrived
-    | KeepaliveAnswered
-    | MetadataPushed
-    | LeaseArrived
-    | PeerClosing
-    | ConnectionEnded
-    | Ignored
-)
 
 
 class Connection:

@@ -1,27 +1,13 @@
-"""One stream's life per interaction, and its request-n credit.
+"""One stream's life and its request-n credit, by the law of `stream_rules`.
 
-One table per side covers all five interactions: what a side may do depends
-only on which halves of the stream are open.
-
-                    requester                          responder
-    request-response  AWAITING -> ENDED                 ANSWERING -> ENDED
-    request-stream    RECEIVING -> ENDED                SENDING -> ENDED
-    request-channel   DUPLEX -> SENDING or RECEIVING    DUPLEX -> SENDING or RECEIVING
-                             -> ENDED                          -> ENDED
-    fire-and-forget   (ends with its last byte)         ASSEMBLING -> ENDED
-    metadata push     not a stream: see `connection`
-
-A request in fragments begins in ASSEMBLING on the responder. Sans-IO: frames in, an outcome out;
-the verbs `send_*` return the frames that say it. What the tables do not name is ignored when the
-peer does it ("Handling the Unexpected") and a `LocalProtocolError` when we do.
-Sources: RSocket Protocol 1.0, "Stream Sequences and Lifetimes", "Flow Control"; where the text is
-silent, what most implementations do.
+Sans-IO: a frame in, an outcome out; the verbs `send_*` return the frames that say it. Fragments of
+the peer are put together here, items beyond the credit are counted here. A violation ends the one
+stream, with the frames that tell the peer; only a malformed frame is the connection's matter.
+Sources: RSocket Protocol 1.0, "Flow Control", "Fragmentation and Reassembly".
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
-from enum import IntEnum
 from typing import ClassVar, Final
 
 from rsocket_mesh.errors import (
@@ -41,7 +27,6 @@ from rsocket_mesh.protocol.frames import (
     FLAG_METADATA,
     FLAG_NEXT,
     MAX_REQUEST_N,
-    MAX_STREAM_ID,
     PAYLOAD,
     REQUEST_CHANNEL,
     REQUEST_FNF,
@@ -51,160 +36,36 @@ from rsocket_mesh.protocol.frames import (
     decode_tail,
 )
 from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.stream_rules import (
+    ANSWERING,
+    ASSEMBLING,
+    AWAITING,
+    CREDIT,
+    DUPLEX,
+    ENDED,
+    FAILED,
+    HELD,
+    IGNORED,
+    ITEM,
+    LAST_ITEM,
+    RECEIVING,
+    REQUESTED,
+    REQUESTER_ROWS,
+    RESPONDER_ROWS,
+    RETURNED,
+    SENDING,
+    Effect,
+    Phase,
+    Rows,
+    Signal,
+)
 
 UNLIMITED: Final = MAX_REQUEST_N  # credit that is no longer counted down, as java and go read it
 EXCESS_TOLERATED: Final = 1  # items over the credit; two libraries overrun by one out of habit
 
-
-class Phase(IntEnum):
-    """Which halves of a stream are open, seen from this side."""
-
-    AWAITING = 0  # requester: one answer is due
-    ANSWERING = 1  # responder: one answer is due
-    ASSEMBLING = 2  # responder: the request is not complete
-    RECEIVING = 3
-    SENDING = 4
-    DUPLEX = 5
-    ENDED = 6
-
-
-class Signal(IntEnum):
-    """What can happen to a stream: frames of the peer, then our own acts."""
-
-    ITEM = 0  # PAYLOAD with NEXT, whole
-    LAST_ITEM = 1  # PAYLOAD with NEXT and COMPLETE
-    COMPLETE = 2  # PAYLOAD with COMPLETE only
-    REQUEST_N = 3
-    CANCEL = 4
-    ERROR = 5
-    SEND_ITEM = 6
-    SEND_LAST_ITEM = 7
-    SEND_COMPLETE = 8
-    SEND_REQUEST_N = 9
-    SEND_CANCEL = 10
-    SEND_ERROR = 11
-
-
-class Effect(IntEnum):
-    """What the owner of a stream has to do about it."""
-
-    IGNORED = 0  # nothing, but count it
-    HELD = 1  # nothing: a fragment was kept
-    REQUESTED = 2  # responder: the request is complete, run the handler
-    ITEM = 3
-    LAST_ITEM = 4  # an item, and the inbound half is complete
-    COMPLETED = 5  # the inbound half is complete
-    CREDIT = 6  # the credit to send has grown
-    RETURNED = 7  # an item was spent on nothing: grant it again
-    STOPPED = 8  # the peer wants no more of our items; receiving goes on
-    CANCELED = 9  # the requester ended the whole stream
-    FAILED = 10  # the stream has ended with the error in the outcome
-    SENT = 11  # our own act is legal
-
-
-AWAITING, ANSWERING, ASSEMBLING, RECEIVING, SENDING, DUPLEX, ENDED = Phase
-(
-    IGNORED,
-    HELD,
-    REQUESTED,
-    ITEM,
-    LAST_ITEM,
-    COMPLETED,
-    CREDIT,
-    RETURNED,
-    STOPPED,
-    CANCELED,
-    FAILED,
-    SENT,
-) = Effect  # aliases: `is ITEM` is 8 ns, `is Effect.ITEM` 56
-
 # What a received frame amounts to: effect, payload, error, frames to send because of it.
 Outcome = tuple[Effect, Payload | None, StreamError | None, tuple[bytes, ...]]
-Rules = dict[tuple[Phase, Signal], tuple[Effect, Phase]]
 
-# (phase, signal) -> (effect, next phase). The tables are the law; only they and `_begin`
-# (which enters the first real phase) set one.
-REQUESTER_RULES: Final[Rules] = {
-    (AWAITING, Signal.ITEM): (LAST_ITEM, ENDED),  # COMPLETE is implied (C-67)
-    (AWAITING, Signal.LAST_ITEM): (LAST_ITEM, ENDED),
-    (AWAITING, Signal.COMPLETE): (COMPLETED, ENDED),
-    (AWAITING, Signal.ERROR): (FAILED, ENDED),
-    (AWAITING, Signal.SEND_CANCEL): (SENT, ENDED),
-    (RECEIVING, Signal.ITEM): (ITEM, RECEIVING),
-    (RECEIVING, Signal.LAST_ITEM): (LAST_ITEM, ENDED),
-    (RECEIVING, Signal.COMPLETE): (COMPLETED, ENDED),
-    (RECEIVING, Signal.ERROR): (FAILED, ENDED),
-    (RECEIVING, Signal.SEND_REQUEST_N): (SENT, RECEIVING),
-    (RECEIVING, Signal.SEND_CANCEL): (SENT, ENDED),
-    (DUPLEX, Signal.ITEM): (ITEM, DUPLEX),
-    (DUPLEX, Signal.LAST_ITEM): (LAST_ITEM, SENDING),
-    (DUPLEX, Signal.COMPLETE): (COMPLETED, SENDING),
-    (DUPLEX, Signal.REQUEST_N): (CREDIT, DUPLEX),
-    (DUPLEX, Signal.CANCEL): (STOPPED, RECEIVING),  # stops our half only (C-85)
-    (DUPLEX, Signal.ERROR): (FAILED, ENDED),
-    (DUPLEX, Signal.SEND_ITEM): (SENT, DUPLEX),
-    (DUPLEX, Signal.SEND_COMPLETE): (SENT, RECEIVING),
-    (DUPLEX, Signal.SEND_REQUEST_N): (SENT, DUPLEX),
-    (DUPLEX, Signal.SEND_CANCEL): (SENT, ENDED),
-    (DUPLEX, Signal.SEND_ERROR): (SENT, ENDED),
-    (SENDING, Signal.REQUEST_N): (CREDIT, SENDING),
-    (SENDING, Signal.CANCEL): (STOPPED, ENDED),
-    (SENDING, Signal.ERROR): (FAILED, ENDED),  # also when it had completed (C-83)
-    (SENDING, Signal.SEND_ITEM): (SENT, SENDING),
-    (SENDING, Signal.SEND_COMPLETE): (SENT, ENDED),
-    (SENDING, Signal.SEND_CANCEL): (SENT, ENDED),
-    (SENDING, Signal.SEND_ERROR): (SENT, ENDED),
-}
-RESPONDER_RULES: Final[Rules] = {
-    (ASSEMBLING, Signal.ITEM): (REQUESTED, ASSEMBLING),  # `_begin` enters the real phase
-    (ASSEMBLING, Signal.LAST_ITEM): (REQUESTED, ASSEMBLING),
-    (ASSEMBLING, Signal.REQUEST_N): (CREDIT, ASSEMBLING),
-    (ASSEMBLING, Signal.CANCEL): (CANCELED, ENDED),
-    (ASSEMBLING, Signal.ERROR): (CANCELED, ENDED),
-    (ASSEMBLING, Signal.SEND_ERROR): (SENT, ENDED),
-    (ANSWERING, Signal.CANCEL): (CANCELED, ENDED),
-    (ANSWERING, Signal.ERROR): (CANCELED, ENDED),  # not foreseen; java treats it so
-    (ANSWERING, Signal.SEND_LAST_ITEM): (SENT, ENDED),
-    (ANSWERING, Signal.SEND_ERROR): (SENT, ENDED),
-    (SENDING, Signal.REQUEST_N): (CREDIT, SENDING),
-    (SENDING, Signal.CANCEL): (CANCELED, ENDED),
-    (SENDING, Signal.ERROR): (CANCELED, ENDED),
-    (SENDING, Signal.SEND_ITEM): (SENT, SENDING),
-    (SENDING, Signal.SEND_COMPLETE): (SENT, ENDED),
-    (SENDING, Signal.SEND_ERROR): (SENT, ENDED),
-    (DUPLEX, Signal.ITEM): (ITEM, DUPLEX),
-    (DUPLEX, Signal.LAST_ITEM): (LAST_ITEM, SENDING),
-    (DUPLEX, Signal.COMPLETE): (COMPLETED, SENDING),
-    (DUPLEX, Signal.REQUEST_N): (CREDIT, DUPLEX),
-    (DUPLEX, Signal.CANCEL): (CANCELED, ENDED),  # ends both halves (C-84)
-    (DUPLEX, Signal.ERROR): (FAILED, ENDED),
-    (DUPLEX, Signal.SEND_ITEM): (SENT, DUPLEX),
-    (DUPLEX, Signal.SEND_COMPLETE): (SENT, RECEIVING),
-    (DUPLEX, Signal.SEND_REQUEST_N): (SENT, DUPLEX),
-    (DUPLEX, Signal.SEND_CANCEL): (SENT, SENDING),  # "send me no more"
-    (DUPLEX, Signal.SEND_ERROR): (SENT, ENDED),
-    (RECEIVING, Signal.ITEM): (ITEM, RECEIVING),
-    (RECEIVING, Signal.LAST_ITEM): (LAST_ITEM, ENDED),
-    (RECEIVING, Signal.COMPLETE): (COMPLETED, ENDED),
-    (RECEIVING, Signal.CANCEL): (CANCELED, ENDED),
-    (RECEIVING, Signal.ERROR): (FAILED, ENDED),
-    (RECEIVING, Signal.SEND_REQUEST_N): (SENT, RECEIVING),
-    (RECEIVING, Signal.SEND_CANCEL): (SENT, ENDED),
-    (RECEIVING, Signal.SEND_ERROR): (SENT, ENDED),
-}
-
-_Compiled = tuple[tuple[tuple[Effect, Phase], ...], ...]
-
-
-def _compile(rules: Rules) -> _Compiled:
-    """Return *rules* as rows[phase][signal]: two index steps instead of hashing two enums."""
-    return tuple(
-        tuple(rules.get((phase, signal), (IGNORED, phase)) for signal in Signal) for phase in Phase
-    )
-
-
-_REQUESTER: Final = _compile(REQUESTER_RULES)
-_RESPONDER: Final = _compile(RESPONDER_RULES)
 _SIGNALS: Final[dict[int, Signal]] = {
     REQUEST_N: Signal.REQUEST_N,
     CANCEL: Signal.CANCEL,
@@ -237,7 +98,7 @@ class Stream:
 
     __slots__ = ("_budget", "_pieces", "credit", "expected", "phase", "stream_id")
 
-    _rules: ClassVar[_Compiled]
+    _rules: ClassVar[Rows]
 
     def __init__(self, stream_id: int, phase: Phase, budget: ReassemblyBudget) -> None:
         self.stream_id = stream_id
@@ -412,7 +273,7 @@ class RequesterStream(Stream):
 
     __slots__ = ()
 
-    _rules = _REQUESTER
+    _rules = REQUESTER_ROWS
 
     def __init__(
         self, stream_id: int, kind: int, budget: ReassemblyBudget, initial_n: int = 1
@@ -448,7 +309,7 @@ class ResponderStream(Stream):
 
     __slots__ = ("_completes", "kind")
 
-    _rules = _RESPONDER
+    _rules = RESPONDER_ROWS
 
     def __init__(self, stream_id: int, kind: int, budget: ReassemblyBudget) -> None:
         super().__init__(stream_id, ASSEMBLING, budget)
@@ -505,40 +366,3 @@ class ResponderStream(Stream):
     def send_abort(self, error: StreamError) -> tuple[bytes, ...]:
         frame = self.send_error(error)
         return () if self.kind == REQUEST_FNF else (frame,)  # never answered (C-71)
-
-
-class StreamIds:
-    """The ids of one side: rising by two from 1 (client) or 2 (server), then around once more.
-
-    A connection that lives for a day at 20 000 requests a second does use up its ids, so they wrap
-    and skip those that are still in use ("Stream Identifiers"; C-57, C-62, C-65).
-    """
-
-    __slots__ = ("_first", "_last", "_next", "_wrapped")
-
-    def __init__(self, first: int, last: int = MAX_STREAM_ID) -> None:
-        self._first = self._next = first
-        self._last = last
-        self._wrapped = False
-
-    def allocate(self, in_use: Container[int]) -> int:
-        """Return the next id; the caller sends its request at once, so ids rise on the wire.
-
-        Raises:
-            LocalProtocolError: every id is in use (C-64).
-        """
-        stream_id = self._next
-        if stream_id > self._last or self._wrapped:
-            stream_id = self._free(in_use)
-        self._next = stream_id + 2
-        return stream_id
-
-    def _free(self, in_use: Container[int]) -> int:
-        self._wrapped = True
-        for stream_id in range(self._next, self._last + 1, 2):
-            if stream_id not in in_use:
-                return stream_id
-        for stream_id in range(self._first, min(self._next, self._last + 1), 2):
-            if stream_id not in in_use:
-                return stream_id
-        raise LocalProtocolError("every stream id of this connection is in use; open another one")

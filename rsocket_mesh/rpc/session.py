@@ -145,7 +145,9 @@ class Session:
             raise ConnectionClosed("this program has closed its connection", "closed-here")
 
     def _tried(self) -> str:
-        return "; ".join(f"{url}: {self._failures.get(url, 'not tried yet')}" for url in self.urls)
+        failures = ((url, self._failures.get(url, "not tried yet")) for url in self.urls)
+        # Errors of the transport name the URL themselves.
+        return "; ".join(f"{url}: {why.removeprefix(f'{url}: ')}" for url, why in failures)
 
     async def _dial(self, url: str, timeout: float) -> Peer:
         return await open_peer(

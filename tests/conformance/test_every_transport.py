@@ -196,12 +196,13 @@ async def test_closing_inside_a_batch_ends_the_delivery(place: Place) -> None:
         if not near.transport.is_closing:
             send(near.transport, b"123456")
         assert await near.ended() is None
+        await far.ended()
         assert far.frames == [b"123456"]
         assert far.calls == ["connected", "batch_received", "disconnected"]
 
 
 async def test_a_frame_over_the_limit_is_refused_before_it_is_read(place: Place) -> None:
-    far = Recorder(last_word=b"ERROR: too long")
+    far = Recorder(last_word=b"ERROR: too long", limit=1000)
     async with place.pair(far=far, far_options={"max_frame": 1000}) as (near, _):
         send(near.transport, b"x" * 1000)
         send(near.transport, b"y" * 5_000_000)
@@ -311,7 +312,7 @@ async def test_no_exception_of_a_receiver_escapes(
         raise LookupError("a bug of ours")
 
     setattr(Broken, method, fail)
-    far = Broken()
+    far = Broken(limit=1000)
     async with place.pair(far=far, far_options={"max_frame": 1000}) as (near, _):
         if method == "protocol_violated":
             send(near.transport, b"x" * 2000)
@@ -333,9 +334,12 @@ async def test_a_closed_listener_accepts_no_more_and_leaves_connections_alone(
     near, far = Recorder(), Recorder(echo=True)
     listener = await place.listen(lambda: far)
     await place.dial(listener.url, near)
+    await until(lambda: far.transport is not None, "the accepting end")
     await listener.close()
     await listener.close()
-    with pytest.raises(Unreachable, match=r"refused|No such file|nobody listens"):
+    with pytest.raises(
+        Unreachable, match=r"refused|Connect call failed|No such file|nobody listens"
+    ):
         await place.dial(listener.url, Recorder())
     send(near.transport, b"still here")
     assert await near.arrived(1) == [b"still here"]

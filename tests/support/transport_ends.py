@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rsocket_mesh.errors import RemoteProtocolError
+from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.framing import cut, prefix_lengths
 from rsocket_mesh.transport import Listener, Transport, dial, listen
 from rsocket_mesh.transport.sockets import SocketTransport
@@ -30,7 +31,9 @@ class Recorder:
         readiness: arguments of `writable`.
     """
 
-    def __init__(self, *, echo: bool = False, last_word: bytes = b"") -> None:
+    def __init__(
+        self, *, echo: bool = False, last_word: bytes = b"", limit: int = MAX_FRAME_SIZE
+    ) -> None:
         self.calls: list[str] = []
         self.frames: list[bytes] = []
         self.violations: list[str] = []
@@ -39,6 +42,7 @@ class Recorder:
         self.transport: Any = None
         self._echo = echo
         self._last_word = last_word
+        self._limit = limit
 
     def _called(self, name: str) -> None:
         if self.calls[-1:] != [name]:
@@ -52,7 +56,7 @@ class Recorder:
         assert type(data) is bytes
         self._called("batch_received")
         try:
-            frames, used = cut(data)
+            frames, used = cut(data, self._limit)
         except RemoteProtocolError:
             return 0
         self.frames += frames

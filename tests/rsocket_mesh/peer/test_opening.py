@@ -111,25 +111,29 @@ async def test_nobody_listening_is_unreachable():
 
 
 async def silent_server():
+    """A server that only reads; also its URL, and what is set once somebody has connected."""
+    connected = asyncio.Event()
+
     async def hold(reader, writer):
+        connected.set()
         try:
             await reader.read()
         finally:
             writer.close()
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
-    return server, f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    return server, f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}", connected
 
 
 async def test_a_server_that_does_not_answer_is_unreachable_at_the_deadline():
-    server, url = await silent_server()
+    server, url, _ = await silent_server()
     async with server:
         with pytest.raises(Unreachable, match=r"0\.1 s"):
             await asyncio.wait_for(open_peer(url, setup=HELLO, timeout=0.1), 5)
 
 
 async def test_without_confirmation_a_silent_server_is_good_enough():
-    server, url = await silent_server()
+    server, url, _ = await silent_server()
     async with server:
         peer = await open_peer(url, setup=HELLO, timeout=5.0, confirm=False)
         assert not peer.confirmed.done()
@@ -149,10 +153,10 @@ async def test_a_server_that_hangs_up_is_unreachable():
 
 
 async def test_giving_up_while_connecting_closes_the_connection():
-    server, url = await silent_server()
+    server, url, connected = await silent_server()
     async with server:
         task = asyncio.create_task(open_peer(url, setup=HELLO, timeout=5.0))
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(connected.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

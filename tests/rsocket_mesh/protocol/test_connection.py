@@ -14,14 +14,16 @@ from rsocket_mesh.protocol.connection import (
     UNEXPECTED,
     UNKNOWN,
     Connection,
+    Phase,
+    Role,
+)
+from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Ignored,
     KeepaliveAnswered,
     LeaseArrived,
     MetadataPushed,
     PeerClosing,
-    Phase,
-    Role,
     SetupArrived,
 )
 from rsocket_mesh.protocol.frames import (

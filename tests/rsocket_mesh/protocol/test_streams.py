@@ -31,17 +31,18 @@ from rsocket_mesh.protocol.frames import (
     peek,
 )
 from rsocket_mesh.protocol.payload import Payload
-from rsocket_mesh.protocol.streams import (
+from rsocket_mesh.protocol.stream_rules import (
     ENDED,
     REQUESTER_RULES,
     RESPONDER_RULES,
-    UNLIMITED,
     Effect,
     Phase,
+    Signal,
+)
+from rsocket_mesh.protocol.streams import (
+    UNLIMITED,
     RequesterStream,
     ResponderStream,
-    Signal,
-    StreamIds,
     add_credit,
 )
 
@@ -666,38 +667,3 @@ def test_undefined_flags_do_not_matter(kind):
         frame = frames.HEADER.pack(1, kind << 10 | flags) + body
         stream.receive_frame(kind, flags, frame)
     assert (plain.phase, plain.credit) == (odd.phase, odd.credit)
-
-
-# -- ids ------------------------------------------------------------------------------------------
-
-
-def test_clients_use_odd_ids_and_servers_even_ones():
-    """C-57."""
-    client, server = StreamIds(1), StreamIds(2)
-    assert [client.allocate(()) for _ in range(3)] == [1, 3, 5]
-    assert [server.allocate(()) for _ in range(3)] == [2, 4, 6]
-
-
-def test_ids_are_not_used_again_before_they_are_exhausted():
-    """C-65."""
-    ids = StreamIds(1, last=9)
-    assert [ids.allocate(()) for _ in range(5)] == [1, 3, 5, 7, 9]
-    assert ids.allocate(()) == 1
-
-
-def test_ids_wrap_and_skip_those_in_use():
-    """C-62."""
-    ids = StreamIds(2, last=9)
-    assert [ids.allocate(()) for _ in range(4)] == [2, 4, 6, 8]
-    assert ids.allocate({2, 4, 8}) == 6
-    assert ids.allocate({2, 6, 8}) == 4
-
-
-def test_with_all_ids_in_use_a_request_fails_here():
-    """C-64."""
-    ids = StreamIds(1, last=5)
-    for _ in range(3):
-        ids.allocate(())
-    with pytest.raises(LocalProtocolError, match="in use"):
-        ids.allocate({1, 3, 5})
-    assert ids.allocate({1, 5}) == 3

@@ -1,0 +1,168 @@
+"""What waits for answers: one request-response, or one stream or channel of items.
+
+Each is its stream of the protocol together with the one who waits, so that a frame finds both with
+one look-up. `requester` keeps them, sends their requests and ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+from rsocket_mesh.errors import ApplicationError, Canceled, StreamError
+from rsocket_mesh.peer.handler import describe
+from rsocket_mesh.peer.inbox import Inbox
+from rsocket_mesh.peer.producer import Producer
+from rsocket_mesh.peer.tasks import start_task
+from rsocket_mesh.protocol.fragments import ReassemblyBudget
+from rsocket_mesh.protocol.frames import REQUEST_RESPONSE
+from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.stream_rules import (
+    COMPLETED,
+    CREDIT,
+    ENDED,
+    FAILED,
+    ITEM,
+    LAST_ITEM,
+    RETURNED,
+    STOPPED,
+    Effect,
+)
+from rsocket_mesh.protocol.streams import RequesterStream
+
+if TYPE_CHECKING:
+    from rsocket_mesh.peer.requester import Requester
+
+NO_DEADLINE: Final = -1  # stands for a tick of `Deadlines`
+_EMPTY: Final = Payload()
+
+
+class Call(RequesterStream):
+    """One request-response that waits for its answer."""
+
+    __slots__ = ("answer", "tick", "timeout")
+
+    def __init__(
+        self, budget: ReassemblyBudget, answer: asyncio.Future[Payload], timeout: float | None
+    ) -> None:
+        super().__init__(0, REQUEST_RESPONSE, budget)  # the id comes with `start`
+        self.answer = answer
+        self.tick = NO_DEADLINE
+        self.timeout = timeout
+
+    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
+        answer = self.answer
+        if answer.done():
+            return
+        if effect is LAST_ITEM:
+            assert payload is not None
+            answer.set_result(payload)
+        elif effect is COMPLETED:  # without an item (C-68)
+            answer.set_result(_EMPTY)
+        elif effect is FAILED:
+            assert error is not None
+            answer.set_exception(error)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Subscription(RequesterStream):
+    """One stream or channel, from the first demand of its consumer on; the source of its inbox."""
+
+    __slots__ = (
+        "_kind",
+        "_outgoing",
+        "_requester",
+        "inbox",
+        "producer",
+        "request",
+        "task",
+        "tick",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        requester: Requester,
+        kind: int,
+        request: Payload,
+        outgoing: AsyncIterator[Payload] | None,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(0, kind, requester.budget)  # the id comes with `begin`
+        self._requester = requester
+        self._kind = kind
+        self._outgoing = outgoing
+        self.timeout = timeout
+        self.request: Payload | None = request
+        self.inbox: Inbox | None = None
+        self.producer: Producer | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.tick = NO_DEADLINE
+
+    # -- what the inbox wants ---------------------------------------------------------------------
+
+    async def begin(self, n: int) -> None:
+        requester = self._requester
+        left = await requester.admit(self.timeout)
+        request, self.request = self.request, None
+        if request is None:  # stopped while it waited to be admitted
+            raise Canceled("the stream was closed before its request was sent")
+        self.expected = n
+        requester.start(self, self._kind, request, n, left)
+        if self._outgoing is not None:
+            self.producer = Producer(self, requester.outbox)
+            self.task = start_task(requester.loop, self._produce(self._outgoing))
+
+    def grant(self, n: int) -> None:
+        if self.is_receiving:
+            self.send_request_n(n)
+            self._requester.outbox.put_request_n(self.stream_id, n)
+
+    def stop(self) -> None:
+        self.request = None
+        if self.stream_id:
+            self._requester.cancel(self)
+
+    # -- what the connection brings ---------------------------------------------------------------
+
+    def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
+        inbox = self.inbox
+        assert inbox is not None
+        if self.tick != NO_DEADLINE and effect not in (CREDIT, STOPPED):
+            self._requester.forget_deadline(self)
+        if effect is ITEM or effect is LAST_ITEM:
+            assert payload is not None
+            inbox.put(payload)
+        if effect is LAST_ITEM or effect is COMPLETED:
+            inbox.finish(None)
+        elif effect is FAILED:
+            inbox.finish(error)
+        elif effect is RETURNED:
+            inbox.give_back()
+        elif effect is CREDIT:
+            if self.producer is not None:
+                self.producer.credit_arrived()
+        elif effect is STOPPED and self.task is not None:
+            self.task.cancel()
+
+    def fail(self, error: Exception) -> None:
+        if self.inbox is not None:
+            self.inbox.finish(error)
+
+    async def _produce(self, outgoing: AsyncIterator[Payload]) -> None:
+        assert self.producer is not None
+        try:
+            await self.producer.run(outgoing)
+        except Exception as exc:
+            if self.phase is not ENDED:
+                error = exc if isinstance(exc, StreamError) else ApplicationError(describe(exc))
+                self._requester.outbox.drop(self.stream_id)
+                self._requester.outbox.send(self.send_error(error))
+            self.fail(exc)
+        self.task = None
+        if self.phase is ENDED:
+            self._requester.forget(self)
