@@ -49,6 +49,9 @@ async def open_peer(
     except ConnectionClosed as exc:
         raise Unreachable(f"{url} ended the connection before it answered: {exc}") from exc
     finally:
-        if not peer.confirmed.done():
+        if peer.closed.done():
+            await peer.wait_closed()
+        elif not peer.confirmed.done():
+            # A side that has said nothing so far may not answer our goodbye either: no wait.
             peer.close("given up while connecting")
     return peer

@@ -95,6 +95,7 @@ class Peer:
             self._send, self._handler, budget=budget, fragment_size=fragment_size
         )
         self.closed: asyncio.Future[RSocketError] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         self.confirmed: asyncio.Future[None] = self._loop.create_future()
         self.confirmed.add_done_callback(_look_at_it)
 
@@ -163,6 +164,8 @@ class Peer:
         reason = "peer-closed" if error is None else getattr(error, "reason", "transport-lost")
         self._events(self._connection.lost(text, reason))
         self._transport = None
+        if not self._gone.done():
+            self._gone.set_result(None)
 
     def writable(self, ready: bool) -> None:
         self.requester.set_writable(ready)
@@ -174,6 +177,14 @@ class Peer:
         """End the connection now: pending calls fail, handlers are cancelled, the peer is told.
         What was written still leaves. Idempotent."""
         self._events(self._connection.fail(ErrorCode.CONNECTION_CLOSE, text, "closed"))
+
+    async def wait_closed(self) -> None:
+        """After `close`: return when the socket is closed too, which the transport's own time-out
+        bounds. A loop that ends earlier leaves it open.
+
+        If cancelled: the socket closes all the same, in the background.
+        """
+        await asyncio.wait((self._gone,))
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - bounds the streams, not the await
         """Begin nothing new, let open streams finish for at most *timeout* seconds, then close.

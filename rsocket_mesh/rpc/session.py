@@ -33,7 +33,6 @@ MAX_DELAY: Final = 2.0  # s; a broker that came back has its clients again withi
 REFUSED_DELAY: Final = 10.0  # s; a broker that said no to what we are rarely changes its mind
 ATTEMPT_TIMEOUT: Final = 5.0  # s for one URL while there is a list or a history of failures
 LINGER: Final = 30.0  # s that a draining broker's connection is kept for the calls still on it
-CLOSE_TIMEOUT: Final = 5.0  # s from our close to the end of the socket
 
 # What the broker says to a SETUP that it will not like better next time.
 _FINAL_TOKENS: Final = frozenset({"UNAUTHENTICATED", "FORBIDDEN", "INVALID"})
@@ -242,7 +241,7 @@ def _reason(peer: Peer) -> str:
 
 async def _close(peer: Peer) -> None:
     peer.close()
-    await asyncio.wait((peer.closed,), timeout=CLOSE_TIMEOUT)
+    await peer.wait_closed()
 
 
 async def _linger(peer: Peer) -> None:
