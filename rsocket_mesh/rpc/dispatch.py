@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from rsocket_mesh.codec import Codec, DecodeError, codec_for, known_mimes
 from rsocket_mesh.errors import (
@@ -27,7 +27,7 @@ from rsocket_mesh.protocol.metadata import decode_routing
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.version import parse_range
 from rsocket_mesh.rpc.context import CURRENT, Call
-from rsocket_mesh.rpc.metadata import read_request
+from rsocket_mesh.rpc.metadata import is_usual, read_request
 from rsocket_mesh.rpc.service import Method, Service
 from rsocket_mesh.rpc.signature import Bind
 from rsocket_mesh.rpc.threads import call_in_thread, iterate_in_thread
@@ -35,10 +35,16 @@ from rsocket_mesh.rpc.threads import call_in_thread, iterate_in_thread
 if TYPE_CHECKING:
     from rsocket_mesh.rpc.mesh import Mesh
 
-MAX_CACHED_ROUTES: Final = 4096  # different routing entries whose method is remembered
+MAX_CACHED: Final = 4096  # different routing entries whose method is remembered
+MAX_CACHED_SIZE: Final = 512  # bytes of metadata that are remembered for it
 MAX_NAMES_IN_ERROR: Final = 20  # what a caller is told of the methods there are
 
 log: Final = logging.getLogger("rsocket_mesh.service")
+
+K = TypeVar("K")
+
+# What a routing entry and a data type lead to: the method, the codec, its arguments, the routing.
+Target = tuple[Method, Codec, Bind, bytes]
 
 
 class Dispatcher:
@@ -56,8 +62,10 @@ class Dispatcher:
         self._codec = codec
         self._services: list[Service] = []
         self._methods: dict[str, list[Method]] = {}
-        self._found: dict[bytes, Method] = {}
-        self._binds: dict[tuple[Method, Codec], Bind] = {}
+        self._targets: dict[tuple[bytes, str | int | None], Target] = {}
+        # The same by the whole metadata of usual requests but for the milliseconds at its end, so
+        # that those are not even taken apart.
+        self._usual: dict[bytes, Target] = {}
         self._idle: list[asyncio.Future[None]] = []
         for service in services:
             self.add(service)
@@ -87,8 +95,8 @@ class Dispatcher:
 
     def _index(self) -> None:
         self._methods.clear()
-        self._found.clear()
-        self._binds.clear()
+        self._targets.clear()
+        self._usual.clear()
         for service in self._services:
             for method in service.methods.values():
                 self._methods.setdefault(method.route, []).append(method)
@@ -185,26 +193,41 @@ class Dispatcher:
     # -- what they share ------------------------------------------------------------------------
 
     def _open(self, payload: Payload, model: Model) -> tuple[Method, Codec, Call, Bind]:
-        routing, deadline_ms, mime, trace = read_request(payload.metadata)
-        if routing is None:
-            raise NoRoute("the request has no routing metadata, and there is no default here")
-        method = self._found.get(routing) or self._find(routing)
+        metadata = payload.metadata or b""
+        target = self._usual.get(metadata[:-4])
+        deadline_ms: int | None
+        trace: bytes | None = None
+        if target is not None:
+            deadline_ms = int.from_bytes(metadata[-4:], "big")
+        else:
+            target, deadline_ms, trace = self._read(metadata)
+        method, codec, bind, routing = target
         if method.model != model:
             raise Invalid(f"{method.route} is a {method.model}, it was called as a {model}")
         if self.draining:
             raise Draining(f"{method.route}: the service is going away")
-        codec = self._codec if mime is None else _codec_for(mime)
         deadline: float | None = None
         if deadline_ms is not None:
             if deadline_ms == 0:
                 raise DeadlineExceeded(f"{method.route}: the deadline had passed on arrival")
             deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
-        call = Call(routing, payload.metadata or b"", deadline, trace, self.mesh)
+        call = Call(routing, metadata, deadline, trace, self.mesh)
         CURRENT.set(call)
-        bind = self._binds.get((method, codec))
-        if bind is None:
-            bind = self._binds[method, codec] = method.signature.binder(codec)
         return method, codec, call, bind
+
+    def _read(self, metadata: bytes) -> tuple[Target, int | None, bytes | None]:
+        routing, deadline_ms, mime, trace = read_request(metadata)
+        if routing is None:
+            raise NoRoute("the request has no routing metadata, and there is no default here")
+        target = self._targets.get((routing, mime))
+        if target is None:
+            method = self._find(routing)
+            codec = self._codec if mime is None else _codec_for(mime)
+            target = method, codec, method.signature.binder(codec), routing
+            _remember(self._targets, (routing, mime), target, len(routing))
+        if is_usual(metadata, routing):
+            _remember(self._usual, metadata[:-4], target, len(metadata))
+        return target, deadline_ms, trace
 
     def _find(self, routing: bytes) -> Method:
         tags = decode_routing(routing)
@@ -216,9 +239,7 @@ class Dispatcher:
                 methods = [method for method in methods if method.version in wanted]
         if not methods:
             raise NoRoute(self._what_there_is(route))
-        if len(self._found) >= MAX_CACHED_ROUTES:
-            self._found.clear()
-        return self._found.setdefault(routing, methods[0])
+        return methods[0]
 
     def _what_there_is(self, route: str) -> str:
         name = route.rpartition(".")[0]
@@ -261,6 +282,13 @@ class Dispatcher:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
+
+
+def _remember(cache: dict[K, Target], key: K, target: Target, size: int) -> None:
+    if size <= MAX_CACHED_SIZE:
+        if len(cache) >= MAX_CACHED:
+            cache.clear()
+        cache[key] = target
 
 
 def _codec_for(mime: str | int) -> Codec:

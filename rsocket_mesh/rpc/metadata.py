@@ -66,6 +66,16 @@ def read_request(raw: bytes | None) -> RequestMetadata:
     )
 
 
+def is_usual(raw: bytes, routing: bytes) -> bool:
+    """Return whether *raw* is the routing entry with *routing* and a deadline, and nothing else."""
+    end = 4 + len(routing)
+    return (
+        len(raw) == end + _DEADLINE_SIZE
+        and raw[0] == _ROUTING_ID
+        and raw.startswith(_DEADLINE_HEADER, end)
+    )
+
+
 @lru_cache(maxsize=4096)
 def routing_entry(route: str, selectors: tuple[tuple[str, str], ...] = ()) -> bytes:
     """Return the routing entry for *route* with *selectors*, ready for composite metadata.

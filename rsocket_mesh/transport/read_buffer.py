@@ -13,7 +13,10 @@ import asyncio
 from typing import Final
 from weakref import WeakKeyDictionary
 
-READ_SIZE: Final = 256 * 1024  # bytes; the most one event reads from one socket
+# Bytes; the most that one event reads from one socket. Measured, CPU per MB received, uvloop: from
+# 64 KiB up large frames cost the same; 128-byte frames cost 2.3 ms at 128 KiB and 3.1 at 256, where
+# a read makes more objects than the caches hold. One read also is how long all others wait.
+READ_SIZE: Final = 128 * 1024
 
 _buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 

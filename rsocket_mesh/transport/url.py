@@ -25,6 +25,7 @@ DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 SCHEMES: Final = frozenset({"tcp", "tls", "unix", "ws", "wss", "memory"})
 MAX_UNIX_PATH: Final = 107  # bytes; what `sockaddr_un` holds on Linux, its final zero not counted
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_USER: Final = re.compile(r"//.*@", re.DOTALL)
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]+")
 
 
@@ -32,7 +33,8 @@ class InvalidUrl(RSocketError, ValueError):
     """The text is no URL of a transport; the message names the part and the forms there are."""
 
     def __init__(self, text: str, what: str) -> None:
-        super().__init__(f"{text!r}: {what}; expected {FORMS}")
+        shown = _USER.sub("//***@", text)  # a password that does not belong there is one still
+        super().__init__(f"{shown!r}: {what}; expected {FORMS}")
 
 
 class Url(NamedTuple):
@@ -104,6 +106,8 @@ def _split(text: str) -> tuple[SplitResult, int | None]:
         raise InvalidUrl(text, "blank or non-ASCII character")
     try:
         parts = urlsplit(text)
+        if "@" in parts.netloc:
+            raise InvalidUrl(text, "user information is not allowed")
         if parts.netloc.count(":") > 1 and "[" not in parts.netloc:
             raise InvalidUrl(text, "an IPv6 address must stand in brackets")
         port = parts.port
@@ -111,8 +115,6 @@ def _split(text: str) -> tuple[SplitResult, int | None]:
         raise
     except ValueError as exc:
         raise InvalidUrl(text, str(exc)) from exc
-    if "@" in parts.netloc:
-        raise InvalidUrl(text, "user information is not allowed")
     if "#" in text:
         raise InvalidUrl(text, "a fragment has no meaning")
     return parts, port
