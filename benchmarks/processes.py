@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -22,9 +21,10 @@ class Contender:
         self.port = port
 
     def cpu_seconds(self) -> float:
-        """Return user and system time used so far, all threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Return the time on a processor so far, of all threads. The kernel counts nanoseconds
+        here, and hundredths of a second in `/proc/PID/stat`."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def resident_bytes(self) -> int:
         """Return the resident memory now."""

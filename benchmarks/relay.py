@@ -1,8 +1,10 @@
-"""CPU of the broker per relayed request-response, beside a plain byte relay in the same run.
+"""CPU of the broker per relayed request-response, beside two measuring sticks in the same run.
 
-Run: python -m benchmarks.relay [--calls N] [--json FILE]
+Run: python -m benchmarks.relay [--calls N] [--rounds N] [--json FILE]
 Prints, per payload size and calls in flight, the microseconds of CPU that each process in the
-middle used per call, and the ratio. The load is raw frames (`benchmarks.load`).
+middle used per call: a byte relay that looks at nothing (what the kernel and the loop cost), a bare
+frame relay without any feature (what relaying costs at least in Python), and the broker. The load
+is raw frames (`benchmarks.load`).
 """
 
 from __future__ import annotations
@@ -50,31 +52,34 @@ def run(calls: int, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     """Measure all cases; return one row per case with medians in microseconds."""
     rows = []
     with ExitStack() as stack:
-        relay = stack.enter_context(python("benchmarks.byte_relay"))
+        byte_relay = stack.enter_context(python("benchmarks.byte_relay"))
+        bare_relay = stack.enter_context(python("benchmarks.bare_relay"))
         broker = stack.enter_context(
             python("broker", "--listen", "tcp://127.0.0.1:0", "--admin", "")
         )
         progress = stack.enter_context(Progress(console=Console(stderr=True)))
-        task = progress.add_task("relay", total=len(CASES) * rounds * 2)
+        task = progress.add_task("relay", total=len(CASES) * rounds * 3)
         for payload, in_flight, share in CASES:
-            figures: dict[str, list[float]] = {"bytes": [], "broker": []}
+            figures: dict[str, list[float]] = {"bytes": [], "bare": [], "broker": []}
             count = max(1000, int(calls * share))
             for _ in range(rounds):
                 for name, contender, kind in (
-                    ("bytes", relay, "bytes"),
+                    ("bytes", byte_relay, "bytes"),
+                    ("bare", bare_relay, "rsocket"),
                     ("broker", broker, "rsocket"),
                 ):
                     figures[name].append(measure(contender, payload, in_flight, count, kind))
                     progress.advance(task)
-            byte_relay, ours = (statistics.median(figures[name]) for name in ("bytes", "broker"))
+            pairs = zip(figures["broker"], figures["bare"], strict=True)
             rows.append(
                 {
                     "payload_bytes": payload,
                     "in_flight": in_flight,
                     "calls": count,
-                    "byte_relay_us": byte_relay,
-                    "broker_us": ours,
-                    "ratio": ours / byte_relay,
+                    "byte_relay_us": statistics.median(figures["bytes"]),
+                    "bare_relay_us": statistics.median(figures["bare"]),
+                    "broker_us": statistics.median(figures["broker"]),
+                    "ratio_to_bare": statistics.median(ours / bare for ours, bare in pairs),
                     "broker_spread_us": [min(figures["broker"]), max(figures["broker"])],
                 }
             )
@@ -89,7 +94,15 @@ def main() -> None:
     options = parser.parse_args()
     rows = run(options.calls, options.rounds)
     table = Table(title="CPU of the process in the middle, microseconds per request-response")
-    for name in ("payload", "in flight", "byte relay", "broker", "ratio", "broker min..max"):
+    for name in (
+        "payload",
+        "in flight",
+        "byte relay",
+        "bare relay",
+        "broker",
+        "broker : bare",
+        "broker min..max",
+    ):
         table.add_column(name, justify="right")
     for row in rows:
         low, high = row["broker_spread_us"]
@@ -97,8 +110,9 @@ def main() -> None:
             f"{row['payload_bytes']} B",
             str(row["in_flight"]),
             f"{row['byte_relay_us']:.2f}",
+            f"{row['bare_relay_us']:.2f}",
             f"{row['broker_us']:.2f}",
-            f"{row['ratio']:.1f}",
+            f"{row['ratio_to_bare']:.2f}",
             f"{low:.2f}..{high:.2f}",
         )
     Console().print(table)

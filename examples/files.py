@@ -66,15 +66,20 @@ async def pack(path: Path) -> AsyncIterator[Part]:
     yield Seal(digest.hexdigest())
 
 
-async def unpack(parts: AsyncIterator[Part], directory: Path) -> AsyncIterator[Receipt]:
+async def unpack(
+    parts: AsyncIterator[Part], directory: Path, wanted: str | None = None
+) -> AsyncIterator[Receipt]:
     """Write a parcel into *directory*; a file of the same name there is replaced.
 
+    Whoever has asked for a file says which in *wanted*, and gets no other one.
     Raises `Invalid` if the parcel is not as promised. Then, as after any other failure or when the
     sender leaves, nothing of it stays behind.
     """
     offer = await anext(parts, None)
     if not isinstance(offer, Offer):
         raise Invalid(f"a parcel begins with an Offer, not with {type(offer).__name__}")
+    if wanted not in (None, offer.name):
+        raise Invalid(f"{wanted!r} was wanted, and {offer.name!r} came")
     target = directory / plain_name(offer.name)
     unfinished = directory / f".{os.urandom(8).hex()}.part"
     digest, written, chunks = hashlib.sha256(), 0, 0
@@ -144,7 +149,7 @@ async def fetch(name: str, directory: Path) -> Receipt:
         files = mesh.service("files")
         stream = files.request_stream("download", name, returns=Part, prefetch=PREFETCH)
         async with stream as parts:
-            return await show_progress(unpack(parts, directory))
+            return await show_progress(unpack(parts, directory, wanted=name))
 
 
 async def show_progress(receipts: AsyncIterator[Receipt]) -> Receipt:

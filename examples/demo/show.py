@@ -40,7 +40,7 @@ class Show:
     def code(self, text: str) -> None:
         """Show the lines of Python that do it."""
         self.console.print()
-        self._indented(Syntax(text, "python", background_color="default"), 4)
+        self._indented(Syntax(text, "python", theme="ansi_dark", background_color="default"), 4)
         self.console.print()
 
     def table(self, columns: list[str], rows: list[tuple[str, ...]]) -> None:

@@ -39,7 +39,8 @@ async def dial(
             the server's name against the authorities of the system. The other schemes do not
             use it: the URL alone says what is spoken.
         max_frame: bytes; a longer frame is a violation of the protocol.
-        max_outbound: bytes waiting for the peer; above it the connection is aborted.
+        max_outbound: bytes waiting for the peer; above it the connection is aborted. Counted from
+            256 KiB up: below that, nobody is slow.
 
     Raises:
         InvalidUrl: *url* is none.

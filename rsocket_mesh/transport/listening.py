@@ -73,7 +73,8 @@ async def listen(
         allowed_origins: values of `Origin` that browsers may come with on `ws` and `wss`. A
             handshake without the header does not come from a web page and is accepted.
         max_frame: bytes; a longer frame is a violation of the protocol.
-        max_outbound: bytes waiting for one peer; above it the connection is aborted.
+        max_outbound: bytes waiting for one peer; above it the connection is aborted. Counted from
+            256 KiB up: below that, nobody is slow.
 
     Raises:
         InvalidUrl: *url* is none.

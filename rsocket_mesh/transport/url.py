@@ -10,6 +10,7 @@ user information is refused, who the caller is belongs into SETUP.
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
@@ -126,7 +127,11 @@ def _parse_unix(text: str) -> Url:
         raise InvalidUrl(text, "the path of the socket must be absolute and name a file")
     if "\0" in path:
         raise InvalidUrl(text, "the path holds a zero byte")
-    if len(path.encode(errors="surrogateescape")) > MAX_UNIX_PATH:
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError as exc:
+        raise InvalidUrl(text, "the path cannot be encoded for the file system") from exc
+    if size > MAX_UNIX_PATH:
         raise InvalidUrl(text, f"the path is longer than {MAX_UNIX_PATH} bytes")
     return Url("unix", "", 0, path)
 

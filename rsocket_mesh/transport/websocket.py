@@ -112,7 +112,7 @@ class WebSocketTransport(SocketTransport):
 
     def _collect(self, events: list[Event]) -> tuple[bytes, Opcode | None]:
         """Return the complete messages as a batch, and what ended them: TEXT, CLOSE or nothing."""
-        chunks: list[bytes] = []
+        chunks: list[bytes | bytearray | memoryview] = []
         for event in events:
             frame = cast(Frame, event)  # the handshake comes before, and only once
             opcode = frame.opcode
@@ -120,14 +120,14 @@ class WebSocketTransport(SocketTransport):
                 return b"".join(chunks), opcode
             if opcode is Opcode.BINARY and frame.fin:
                 chunks.append(prefix(len(frame.data)))
-                chunks.append(bytes(frame.data))
+                chunks.append(frame.data)
             elif opcode is Opcode.BINARY:
                 self._message = bytearray(frame.data)
             elif opcode is Opcode.CONT and self._message is not None:
                 self._message += frame.data
                 if frame.fin:
                     chunks.append(prefix(len(self._message)))
-                    chunks.append(bytes(self._message))
+                    chunks.append(self._message)
                     self._message = None
         return b"".join(chunks), None
 

@@ -13,6 +13,7 @@ import pytest
 from rsocket_mesh.errors import ConnectionClosed, Unreachable
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.framing import prefix_lengths
+from rsocket_mesh.transport import sockets
 from tests.support.transport_ends import (
     Place,
     Recorder,
@@ -199,6 +200,19 @@ async def test_closing_inside_a_batch_ends_the_delivery(place: Place) -> None:
         await far.ended()
         assert far.frames == [b"123456"]
         assert far.calls == ["connected", "batch_received", "disconnected"]
+
+
+async def test_a_close_ends_in_bounded_time_even_if_the_peer_is_stuck(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.kind == "memory":
+        pytest.skip("both ends of memory always read")
+    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.1)
+    async with place.pair() as (near, far):
+        stop_reading(far.transport)
+        send(near.transport, b"goodbye")
+        near.transport.close()
+        assert await near.ended() is None
 
 
 async def test_a_frame_over_the_limit_is_refused_before_it_is_read(place: Place) -> None:

@@ -208,7 +208,7 @@ async def test_a_name_with_two_addresses_listens_on_both_at_one_port() -> None:
         accepted.append(Recorder())
         return accepted[-1]
 
-    addresses = {info[4][0] for info in socket.getaddrinfo("localhost", 0)}
+    addresses = {str(info[4][0]) for info in socket.getaddrinfo("localhost", 0)}
     listener = await listen("tcp://localhost:0", accept)
     port = listener.url.rpartition(":")[2]
     near = Recorder()

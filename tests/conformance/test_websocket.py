@@ -32,7 +32,7 @@ async def foreign_client(
     )
     url = listener.url.removesuffix("/") + path
     try:
-        async with connect(url, origin=origin and Origin(origin), **options) as client:
+        async with connect(url, origin=Origin(origin) if origin else None, **options) as client:
             yield client
     finally:
         await listener.close()
@@ -353,6 +353,30 @@ async def test_a_server_that_refuses_is_unreachable_with_its_words() -> None:
     async with foreign_server(never, process_request=refuse) as url:
         with pytest.raises(Unreachable, match=r"503.*the house is full"):
             await dial(url, near, timeout=5)
+    assert near.calls == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 503 Busy\r\n\r\nthe house is full", "503: the house is full"),
+        (b"", "did not receive a valid HTTP response"),
+        (b"\0\0\x06123456\n", "did not receive a valid HTTP response"),
+    ],
+)
+async def test_a_server_that_answers_and_closes_is_unreachable_with_the_cause(
+    answer: bytes, why: str
+) -> None:
+    async def serve_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    near = Recorder()
+    async with await asyncio.start_server(serve_once, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Unreachable, match=f"WebSocket handshake: .*{why}"):
+            await dial(f"ws://127.0.0.1:{port}", near, timeout=5)
     assert near.calls == []
 
 

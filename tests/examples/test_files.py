@@ -64,6 +64,14 @@ async def test_a_parcel_that_is_not_as_promised_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+async def test_who_asked_for_one_file_gets_no_other_one(tmp_path: Path) -> None:
+    parts = parts_of([Offer("Makefile", 3), b"abc", Seal(SHA)])
+    with pytest.raises(Invalid, match="'a' was wanted, and 'Makefile' came"):
+        async for _ in unpack(parts, tmp_path, wanted="a"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
 async def test_a_parcel_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
     receipts = unpack(parts_of([Offer("a", 6), b"abc", b"def", Seal("")]), tmp_path)
     assert (await anext(receipts)).written == 3

@@ -55,6 +55,7 @@ def test_each_form_is_understood_and_written_back(text: str, url: Url) -> None:
         ("unix:///directory/", "must be absolute and name a file"),
         ("unix:///zero\0byte", "zero byte"),
         ("unix:///" + "x" * MAX_UNIX_PATH, "longer than 107 bytes"),
+        ("unix:///half/a/\ud800/character", "cannot be encoded"),
         ("memory://", "the name"),
         ("memory://a/b", "the name"),
         ("memory://a:1", "the name"),
