@@ -11,9 +11,7 @@ import pytest
 import trustme
 import uvloop
 
-from tests.support.transport_ends import Place
-
-KINDS = ("tcp4", "tcp6", "tls", "unix", "ws", "wss", "memory")
+from tests.support.transport_ends import KINDS, Place
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rsocket_mesh.errors import RemoteProtocolError
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
@@ -18,6 +18,9 @@ from rsocket_mesh.transport.sockets import SocketTransport
 from tests.support.waiting import until
 
 TIMEOUT = 10.0  # seconds to dial; a handshake on a busy machine of two cores
+
+
+KINDS: Final = ("tcp4", "tcp6", "tls", "unix", "ws", "wss", "memory")
 
 
 class Recorder:
