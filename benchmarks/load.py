@@ -72,7 +72,7 @@ def serve(port: int, payload: int, confirm: bool) -> None:
     while data := sock.recv(READ_SIZE):
         rest += data
         whole = len(rest) // size * size
-        pieces = []
+        pieces: list[bytes] = []
         for start in range(3, whole, size):
             pieces += (head, rest[start : start + 4], tail)
         sock.sendall(b"".join(pieces))
@@ -97,7 +97,7 @@ def call(port: int, payload: int, in_flight: int, calls: int, confirm: bool) -> 
     begin = time.perf_counter()
     ready = in_flight
     while done < calls:
-        pieces = []
+        pieces: list[bytes] = []
         for _ in range(min(ready, calls - sent)):
             pieces += (head, pack(stream_id), tail)
             stream_id += 2

@@ -26,7 +26,7 @@ from examples import BROKER
 from rsocket_mesh import Invalid, RSocketError, Service, connect
 
 CHUNK = 60 * 1024  # bytes; with what is put around it, a chunk fits into one frame of 64 KiB
-PREFETCH = 16  # chunks under way at most: 1 MiB
+PREFETCH = 16  # chunks that a download has under way at most: 1 MiB
 RECEIPT_EVERY = 16  # chunks between two receipts
 
 

@@ -262,7 +262,9 @@ def error_from_wire(code: int, text: str) -> StreamError:
     token, details, rest = _split_text(text)
     kind = StreamError.by_token.get((code, token)) if token else None
     if kind is not None:
-        error = kind(rest)
+        # Not by calling the class: one of the application's may want other arguments.
+        error = kind.__new__(kind, rest)
+        StreamError.__init__(error, rest)
         error.details = details
         return error
     error = _FALL_BACK.get(code, ApplicationError)(text)

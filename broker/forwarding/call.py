@@ -16,6 +16,7 @@ from broker.observe.counters import OK, CallCounters
 from rsocket_mesh.errors import DeadlineExceeded, StreamError
 from rsocket_mesh.protocol.frames import (
     REQUEST_CHANNEL,
+    REQUEST_FNF,
     STREAM_ID,
     TYPE_NAMES,
     encode_cancel,
@@ -131,8 +132,12 @@ class Call:
 
     def fail_caller(self, error: StreamError) -> None:
         """End the call towards the caller with *error*, and forget it."""
+        token = (error.token or "error").lower()
+        self.end(token)
+        if self.kind == REQUEST_FNF:
+            self.caller.hub.counters.dropped[token] += 1  # never answered (C-71)
+            return
         code, text = error.to_wire()
-        self.end((error.token or "error").lower())
         self.caller.send(encode_error(self.caller_id, code, text))
 
     def expire(self, now: float) -> None:

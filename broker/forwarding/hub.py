@@ -16,13 +16,13 @@ import msgspec
 from broker.config import Config
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
-from broker.forwarding.splice import Shape
+from broker.forwarding.splice import Shape, Wanted, read, splice_push
 from broker.forwarding.wheel import TICK, Entry, Wheel
 from broker.observe.counters import Counters
 from broker.observe.logs import OncePer
 from broker.routing.selection import choose
 from broker.routing.table import Change, RoutingTable
-from rsocket_mesh.errors import ErrorCode, Invalid, StreamError
+from rsocket_mesh.errors import ErrorCode, Invalid, LocalProtocolError, StreamError
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
 from rsocket_mesh.protocol.connection import Connection, Role
@@ -31,9 +31,6 @@ from rsocket_mesh.protocol.metadata import (
     ANNOUNCE,
     COMPOSITE,
     NOTICE,
-    ROUTING,
-    decode_composite,
-    encode_composite,
     encode_entry,
     find_entry,
 )
@@ -45,7 +42,6 @@ DEFAULT_TENANT: Final = "default"
 LOG_PERIOD: Final = 60.0  # seconds between two lines about the same fault of the same peer
 LOG_KEYS: Final = 256  # such lines per period at most; a flood of bad peers is no flood of lines
 MAX_SHAPES: Final = 1024  # pairs of MIME types that sessions share; real ones are a handful
-_OWN_ENTRIES: Final = "message/x.rsocket-mesh."
 _log: Final = logging.getLogger("rsocket_broker.sessions")
 # Ends of connections that say nothing bad about the peer.
 _ORDINARY: Final = frozenset({"peer-closed", "replaced", "drained"})
@@ -99,6 +95,7 @@ class Hub:
         """Take the time for the batch that begins; return it."""
         now = self.now = self._time()
         if now >= self._bucket_until:
+            self.wheel.sweep()  # here the only set that is kept while empty is about to change
             self.default_bucket = self.wheel.bucket(now + self.config.routing.default_deadline)
             self._bucket_until = now + TICK
         return now
@@ -170,14 +167,7 @@ class Hub:
         instance = f"session-{link.id}"
         if announcement is not None:
             instance = announcement.instance or instance
-            link.caller_entry = msgspec.json.encode(
-                {"app": announcement.app, "instance": instance, "tenant": DEFAULT_TENANT}
-            )
             self._replace_session(link, announcement, instance)
-        else:
-            link.caller_entry = msgspec.json.encode(
-                {"app": "anonymous", "instance": instance, "tenant": DEFAULT_TENANT}
-            )
         link.accept(announcement, DEFAULT_TENANT, instance)
         link.use_routes(self._routes_of(link.tenant), setup.metadata_mime == COMPOSITE)
         self.watch(link)  # the lifetime may end before the time for SETUP would have
@@ -203,10 +193,13 @@ class Hub:
         return decode_announcement(raw)
 
     def _shared(self, shape: Shape) -> Shape:
-        """One object per shape, so that the hot path compares identities. Bounded: a peer that
-        makes up MIME types only loses the fast way."""
-        if len(self._shapes) >= MAX_SHAPES:
-            return self._shapes.get(shape, shape)
+        """One object per shape, so that the hot path compares identities. Bounded: those that no
+        session has any more make room, and beyond that a session only loses the fast way."""
+        if len(self._shapes) >= MAX_SHAPES and shape not in self._shapes:
+            used = {shape for link in self.links.values() for shape in (link.sends, link.takes)}
+            self._shapes = {known: same for known, same in self._shapes.items() if known in used}
+            if len(self._shapes) >= MAX_SHAPES:
+                return shape
         return self._shapes.setdefault(shape, shape)
 
     def _replace_session(self, link: Link, announcement: Announcement, instance: str) -> None:
@@ -238,8 +231,7 @@ class Hub:
                     f"not {announcement.instance!r}"
                 )
         in_force = msgspec.structs.replace(announcement, instance=link.instance)
-        link.announcement = in_force
-        link.app = in_force.app
+        link.identify(in_force, link.tenant, link.instance)
         link.takes = self._shared(link.sends._replace(caller_entry=in_force.caller))
         if before is None:
             change = self.table.register(link, link.tenant, link.instance, in_force)
@@ -299,39 +291,27 @@ class Hub:
 
     def pushed(self, link: Link, metadata: bytes) -> None:
         """Take a METADATA_PUSH of *link*: an announcement, or something for a provider."""
-        if link.sends.metadata_mime == COMPOSITE:
-            try:
-                self._pushed_composite(link, metadata)
-            except StreamError as exc:
-                self._drop_push(link, exc)
-            return
-        routing = metadata if link.sends.metadata_mime == ROUTING else None
-        self._pass_push(link, routing, metadata)
-
-    def _pushed_composite(self, link: Link, metadata: bytes) -> None:
-        entries = decode_composite(metadata)
-        routing = None
-        for entry in entries:
-            if entry.mime == ANNOUNCE:
-                self.announce(link, self._decoded(entry.content))
-                return
-            if entry.mime == ROUTING and routing is None:
-                routing = entry.content
-        # Entries of ours that one peer pushes for another are lies or accidents.
-        passed = [e for e in entries if not str(e.mime).startswith(_OWN_ENTRIES)]
-        self._pass_push(link, routing, encode_composite(passed))
-
-    def _pass_push(self, link: Link, routing: bytes | None, metadata: bytes) -> None:
         try:
-            route = link.route_of(routing)
+            wanted = read(metadata, link.sends.metadata_mime)
+            announced = next((e.content for e in wanted.entries if e.mime == ANNOUNCE), None)
+            if announced is not None:
+                self.announce(link, self._decoded(announced))
+            else:
+                self._pass_push(link, wanted, metadata)
         except StreamError as exc:
             self._drop_push(link, exc)
-            return
-        chosen = choose(route.candidates, self.counters.frames_in)
+
+    def _pass_push(self, link: Link, wanted: Wanted, metadata: bytes) -> None:
+        chosen = choose(link.route_of(wanted.routing).candidates, self.counters.frames_in)
         if chosen is None:
             self.counters.dropped["push_no_route"] += 1
-        else:
-            chosen.provider.send(encode_metadata_push(metadata))
+            return
+        provider = chosen.provider
+        try:
+            passed = splice_push(metadata, wanted, link.sends, provider.takes)
+        except LocalProtocolError as exc:
+            raise Invalid(f"the metadata cannot be passed on: {exc}") from None
+        provider.send(encode_metadata_push(passed))
 
     def _drop_push(self, link: Link, error: StreamError) -> None:
         self.counters.dropped[f"push_{(error.token or 'error').lower()}"] += 1
@@ -342,6 +322,8 @@ class Hub:
         self.is_draining = True
         for link in self.links.values():
             link.routes = None  # the general way is the one that refuses
+        for arriving in list(self.held):
+            arriving.drain()
         self._notify({"type": "draining", "timeout_s": timeout})
 
     def _notify(self, notice: dict[str, object]) -> None:

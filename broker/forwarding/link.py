@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from broker.forwarding.call import Leg
 from broker.forwarding.relay import relay
 from broker.forwarding.requests import Arriving, request_arrived
@@ -17,6 +19,7 @@ from broker.forwarding.splice import Shape
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost, RemoteProtocolError
 from rsocket_mesh.peer import Responder
 from rsocket_mesh.protocol.announce import Announcement
+from rsocket_mesh.protocol.connection import Phase
 from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
@@ -25,6 +28,7 @@ from rsocket_mesh.protocol.events import (
     PeerClosing,
     SetupArrived,
 )
+from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
     FLAG_IGNORE,
     HEADER,
@@ -170,7 +174,7 @@ class Link:
 
     def writable(self, ready: bool) -> None:
         """Outbound rose over its high watermark or fell to the low one."""
-        self.accepting = ready and self.open
+        self.accepting = ready and self.open and self.connection.phase is Phase.OPEN
         if self._local is not None:
             self._local.set_writable(ready)
 
@@ -189,7 +193,9 @@ class Link:
                 self._handle(self.connection.receive_frame(frame, self.hub.now))
             elif (held := self.held.get(stream_id)) is not None:
                 held.take(frame)
-            elif self._local is not None and self._local.owns(stream_id):
+            elif self._local is not None and (
+                self._local.owns(stream_id) or stream_id in self._local.outbox.busy
+            ):
                 self._local.receive_frame(stream_id, kind, flags, frame)
             elif REQUEST_RESPONSE <= kind <= REQUEST_CHANNEL and stream_id & 1:
                 if stream_id in self.streams:
@@ -230,7 +236,11 @@ class Link:
     def local(self) -> Responder:
         """The responder for the broker's own services, made at the first call to one."""
         if self._local is None:
-            self._local = Responder(self.send, self.hub.builtin(self))
+            limits = self.hub.config.limits
+            # Twice: so that what is a little too large is refused with a better text.
+            room = 2 * (limits.announcement_bytes + limits.metadata_bytes)
+            budget = ReassemblyBudget(room, room)
+            self._local = Responder(self.send, self.hub.builtin(self), budget=budget)
         return self._local
 
     # -- stream 0 ---------------------------------------------------------------------------------
@@ -245,6 +255,7 @@ class Link:
                 self.ignored(event.what)
             elif isinstance(event, PeerClosing):
                 self.accepting = False  # what is open finishes; the peer or a deadline closes
+                self.hub.watch(self)
             elif isinstance(event, ConnectionEnded):
                 self._flush_connection()
                 self.end(event.reason, str(event.error))
@@ -257,12 +268,19 @@ class Link:
 
     def accept(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
         """The hub has admitted the session; from now on it may call and be called."""
+        self.identify(announcement, tenant, instance)
+        self.open = self.accepting = True
+        self.connection.accept(self.hub.now)
+
+    def identify(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
+        """Say who this is, to people and to providers that want to know who calls."""
         self.announcement = announcement
         self.app = announcement.app if announcement is not None else "anonymous"
         self.instance = instance
         self.tenant = tenant
-        self.open = self.accepting = True
-        self.connection.accept(self.hub.now)
+        self.caller_entry = msgspec.json.encode(
+            {"app": self.app, "instance": instance, "tenant": tenant}
+        )
 
     def use_routes(self, routes: Routes, plain: bool) -> None:
         """Give the session its tenant's route cache; *plain* if it sends composite metadata."""

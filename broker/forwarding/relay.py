@@ -82,13 +82,14 @@ def relay(link: Link, data: bytes) -> int:
             and stream_id <= MAX_STREAM_ID
             and open_call(link, data, position, stop, stream_id, word, touched)
         ):
-            pass
+            position = stop
+            continue
         else:
             thought += 1
             link.take_frame(data[position + 3 : stop])
-            if not link.open:
-                position = end_of_data
-                break
+        if not link.open:  # what it sent behind its end reaches nobody
+            position = end_of_data
+            break
         position = stop
     counters = hub.counters
     counters.frames_in += frames

@@ -8,7 +8,7 @@ The fast way for plain requests is `opening`; whatever it refuses comes here.
 from __future__ import annotations
 
 from random import getrandbits
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
 from broker.forwarding.call import Call
@@ -21,6 +21,7 @@ from rsocket_mesh.errors import (
     DeadlineExceeded,
     Draining,
     Invalid,
+    LocalProtocolError,
     NoRoute,
     Overloaded,
     StreamError,
@@ -33,6 +34,7 @@ from rsocket_mesh.protocol.frames import (
     MAX_FRAME_SIZE,
     MAX_REQUEST_N,
     PAYLOAD,
+    REQUEST_CHANNEL,
     REQUEST_FNF,
     REQUEST_RESPONSE,
     STREAM_ID,
@@ -51,6 +53,9 @@ from rsocket_mesh.protocol.metadata import decode_deadline
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
     from broker.forwarding.wheel import Entry
+
+OWN_STREAMS: Final = 128  # calls of one session to the broker itself, unsent answers included
+FRAGMENT_OVERHEAD: Final = 128  # bytes charged per fragment that is held: its objects and places
 
 
 def request_arrived(link: Link, frame: bytes) -> None:
@@ -99,6 +104,7 @@ class Arriving:
         "_later",
         "_link",
         "_metadata",
+        "_metadata_size",
         "_request",
         "_route",
         "_size",
@@ -113,6 +119,7 @@ class Arriving:
         self._head = [frame]  # the request, up to the fragment that completes its metadata
         self._later: list[bytes] = []  # what came behind
         self._metadata = [request.metadata] if request.metadata is not None else []
+        self._metadata_size = len(request.metadata or b"")
         self._data = [request.data]
         self._follows = request.follows
         self._size = len(frame)
@@ -174,8 +181,8 @@ class Arriving:
             return
         hub = self._link.hub
         limits = hub.config.limits
-        self._size += len(frame)
-        hub.held_bytes += len(frame)
+        self._size += len(frame) + FRAGMENT_OVERHEAD
+        hub.held_bytes += len(frame) + FRAGMENT_OVERHEAD
         if hub.held_bytes > limits.waiting_bytes:
             self.release()
             text = f"{hub.held_bytes} bytes of requests wait, the limit is {limits.waiting_bytes}"
@@ -190,9 +197,12 @@ class Arriving:
         self._head.append(frame)
         if fragment.metadata is not None:
             self._metadata.append(fragment.metadata)
+            self._metadata_size += len(fragment.metadata)
         self._data.append(fragment.data)
         self._follows = bool(flags & FLAG_FOLLOWS) and not flags & FLAG_COMPLETE
-        size = sum(map(len, self._metadata))
+        if fragment.complete and self._request.kind == REQUEST_CHANNEL:
+            self._request = self._request._replace(complete=True)
+        size = self._metadata_size
         limit = self._link.hub.config.limits.metadata_bytes
         if size > limit:
             self.release()
@@ -215,8 +225,7 @@ class Arriving:
             self._refuse(exc)
             return
         if route.is_builtin:
-            for frame in (*self._head, *self._later):
-                link.local.receive_frame(*peek(frame), frame)
+            self._serve()
         elif link.hub.is_draining:
             self._refuse(Draining("this broker is going away"))
         elif route.candidates:
@@ -224,11 +233,31 @@ class Arriving:
         else:
             self._wait()
 
+    def _serve(self) -> None:
+        link = self._link
+        if link.local.open_streams >= OWN_STREAMS:
+            self._refuse(Overloaded(f"{OWN_STREAMS} calls to the broker are open; finish some"))
+            return
+        for frame in (*self._head, *self._later):
+            link.local.receive_frame(*peek(frame), frame)
+
     def retry(self) -> None:
         """The table has changed: go on if somebody serves the route now."""
-        if self._waiting_until is not None and self._link.route_of(self._wanted.routing).candidates:
+        if self._waiting_until is None or self._bucket is None:  # not waiting, or no longer held
+            return
+        try:
+            is_served = bool(self._link.route_of(self._wanted.routing).candidates)
+        except StreamError:  # its session has given up its default service
+            is_served = True  # and `route` refuses it
+        if is_served:
             self.release()
             self.route()
+
+    def drain(self) -> None:
+        """The broker is going away: refuse the request if it waits for a provider."""
+        if self._waiting_until is not None:
+            self.release()
+            self._refuse(Draining("this broker is going away"))
 
     def _read(self, metadata: bytes | None) -> Wanted:
         link = self._link
@@ -275,20 +304,24 @@ class Arriving:
 
     def _open(self, route: Route, provider: Link, provider_id: int, metadata: bytes | None) -> None:
         link, request = self._link, self._request
-        changed = splice(
-            metadata,
-            self._wanted,
-            link.sends,
-            provider.takes,
-            link.caller_entry,
-            self._remaining() if self._waiting_until is not None else None,
-        )
-        if changed is metadata:
-            frames = [restamp(self._head[0], provider_id)]
-            follows, rest = request.follows, self._head[1:] + self._later
-        else:
-            data, follows, rest = b"".join(self._data), self._follows, self._later
-            frames = cut_request(request, provider_id, changed, data, follows)
+        try:
+            changed = splice(
+                metadata,
+                self._wanted,
+                link.sends,
+                provider.takes,
+                link.caller_entry,
+                self._remaining() if self._waiting_until is not None else None,
+            )
+            if changed is metadata:
+                frames = [restamp(self._head[0], provider_id)]
+                follows, rest = request.follows, self._head[1:] + self._later
+            else:
+                data, follows, rest = b"".join(self._data), self._follows, self._later
+                frames = cut_request(request, provider_id, changed, data, follows)
+        except LocalProtocolError as exc:
+            self._refuse(Invalid(f"the metadata cannot be passed on: {exc}"))
+            return
         route.counters.started += 1
         if follows or request.kind != REQUEST_FNF:
             self._join(route, provider, provider_id, follows)

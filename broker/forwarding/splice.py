@@ -8,7 +8,7 @@ told who calls, in the first entry.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from rsocket_mesh.protocol.metadata import (
     AUTHENTICATION,
@@ -26,6 +26,9 @@ from rsocket_mesh.protocol.metadata import (
     encode_entry,
     encode_mime,
 )
+
+OWN_ENTRIES: Final = "message/x.rsocket-mesh."
+HOP_ONLY: Final = frozenset({AUTHENTICATION, CALLER})  # said to the broker, or by it
 
 
 class Shape(NamedTuple):
@@ -81,17 +84,17 @@ def splice(
         wanted: what `read` found in *metadata*.
         caller_entry: who calls, as JSON, for providers that asked.
         remaining_ms: the deadline to restamp; None leaves it as it is.
+    Raises:
+        LocalProtocolError: an entry cannot be written, such as one with a MIME type too long.
     """
+    if sends.metadata_mime in HOP_ONLY:
+        metadata = None
     if takes.metadata_mime == ROUTING and sends.metadata_mime == COMPOSITE:
         return wanted.routing
-    passed = [entry for entry in wanted.entries if entry.mime not in (AUTHENTICATION, CALLER)]
+    entries = [entry for entry in wanted.entries if entry.mime not in HOP_ONLY]
     if takes.metadata_mime != COMPOSITE:
-        return metadata if len(passed) == len(wanted.entries) else encode_composite(passed)
-    if sends.metadata_mime == COMPOSITE:
-        entries = passed
-    elif metadata is None:
-        entries = []
-    else:
+        return metadata if len(entries) == len(wanted.entries) else encode_composite(entries)
+    if sends.metadata_mime != COMPOSITE and metadata is not None:
         entries = [Entry(sends.metadata_mime or OCTET_STREAM, metadata)]
     if remaining_ms is not None:
         entries = [
@@ -106,6 +109,25 @@ def splice(
     if takes.caller_entry:
         result = encode_entry(CALLER, caller_entry) + result
     return metadata if result == metadata else result
+
+
+def splice_push(metadata: bytes, wanted: Wanted, sends: Shape, takes: Shape) -> bytes:
+    """Return the metadata of a push for the provider; `wanted` is what `read` found in it.
+
+    Raises:
+        LocalProtocolError: as `splice`.
+    """
+    entries = wanted.entries
+    if sends.metadata_mime != COMPOSITE:
+        if takes.metadata_mime != COMPOSITE:
+            return metadata
+        entries = (Entry(sends.metadata_mime or OCTET_STREAM, metadata),)
+    # Entries of ours that one peer pushes for another are lies or accidents.
+    return encode_composite(
+        entry
+        for entry in entries
+        if entry.mime not in HOP_ONLY and not str(entry.mime).startswith(OWN_ENTRIES)
+    )
 
 
 def _states_type(entries: list[Entry]) -> bool:

@@ -7,10 +7,11 @@ O(1); only what is still there when the tick has passed is looked at. Owns no cl
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final, Protocol
 
 TICK: Final = 0.02  # seconds; a deadline is enforced at most this much late, never early
+SWEEP_FROM: Final = 8192  # sets; fewer are not worth a look, and take less than 4 MiB
 
 
 class Entry(Protocol):
@@ -23,13 +24,18 @@ class Entry(Protocol):
 class Wheel:
     """`bucket(when).add(entry)` arms, `bucket.discard(entry)` disarms."""
 
-    __slots__ = ("_buckets", "_earlier", "_ticks")
+    __slots__ = ("_buckets", "_earlier", "_sweep_at", "_ticks")
 
     def __init__(self, earlier: Callable[[float], None]) -> None:
         """*earlier* is called when `next_deadline` has become earlier, with its new value."""
         self._earlier = earlier
         self._buckets: dict[int, set[Entry]] = {}
         self._ticks: list[int] = []  # heap of the keys of _buckets
+        self._sweep_at = SWEEP_FROM
+
+    def __len__(self) -> int:
+        """How many sets there are, empty ones included."""
+        return len(self._buckets)
 
     def bucket(self, when: float) -> set[Entry]:
         """Return the set for the deadline *when*, in the clock that `expire` is given."""
@@ -45,6 +51,19 @@ class Wheel:
     def next_deadline(self) -> float | None:
         """Return when `expire` has something to look at, or None."""
         return self._ticks[0] * TICK if self._ticks else None
+
+    def sweep(self) -> None:
+        """Forget empty sets if there are many: who names a deadline in a month and ends the call
+        at once must not leave a set here for a month.
+
+        Call it while nobody keeps an empty set to add to. Costs O(1) per set that was made.
+        """
+        if len(self._buckets) < self._sweep_at:
+            return
+        self._buckets = {tick: entries for tick, entries in self._buckets.items() if entries}
+        self._ticks = list(self._buckets)
+        heapify(self._ticks)
+        self._sweep_at = max(SWEEP_FROM, 2 * len(self._buckets))
 
     def expire(self, now: float) -> int:
         """Call `expire` of every entry whose tick has passed; return how many there were."""

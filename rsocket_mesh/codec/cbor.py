@@ -88,7 +88,13 @@ class CborCodec(Codec):
             if type(value) not in _PLAIN:
                 value = msgspec.to_builtins(value, builtin_types=_NATIVE)
             return cbor2.dumps(value)
-        except (cbor2.CBOREncodeError, TypeError, ValueError, OverflowError) as exc:
+        except (
+            cbor2.CBOREncodeError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as exc:
             raise EncodeError(f"{type(value).__qualname__} as CBOR: {exc}") from exc
 
     def _make_decoder(self, wanted: Any) -> Decode:
@@ -105,6 +111,7 @@ class CborCodec(Codec):
                 raise DecodeError(f"$: expected {wanted.__name__}, got {got}")
 
             return decode_plain
+        msgspec.msgpack.Decoder(wanted)  # refuses here and now what `convert` would at each call
         convert = msgspec.convert
 
         def decode(data: bytes) -> Any:
@@ -112,5 +119,7 @@ class CborCodec(Codec):
                 return convert(_loads(data), wanted, builtin_types=_NATIVE)
             except msgspec.ValidationError as exc:
                 raise DecodeError(explain(exc)) from exc
+            except TypeError as exc:  # a list in a set, and the like
+                raise DecodeError(f"$: {exc}") from exc
 
         return decode

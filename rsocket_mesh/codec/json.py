@@ -41,5 +41,7 @@ class JsonCodec(Codec):
                 raise DecodeError(explain(exc)) from exc
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
                 raise DecodeError(f"not JSON: {exc}") from exc
+            except TypeError as exc:  # a list in a set, and the like
+                raise DecodeError(f"$: {exc}") from exc
 
         return decode

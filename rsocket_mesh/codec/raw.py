@@ -36,7 +36,10 @@ class RawCodec(Codec):
         if type(value) is bytes:
             return value
         if isinstance(value, str):
-            return value.encode()
+            try:
+                return value.encode()
+            except UnicodeEncodeError as exc:
+                raise EncodeError(f"str as {self.mime}: {exc}") from exc
         if value is None:
             return b""
         if isinstance(value, _BYTES):

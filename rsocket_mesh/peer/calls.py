@@ -7,6 +7,7 @@ one look-up. `requester` keeps them, sends their requests and ends them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 NO_DEADLINE: Final = -1  # stands for a tick of `Deadlines`
 _EMPTY: Final = Payload()
+
+_log = logging.getLogger(__name__)
 
 
 class Call(RequesterStream):
@@ -115,7 +118,7 @@ class Subscription(RequesterStream):
         requester.start(self, self._kind, request, n, left)
         if self._outgoing is not None:
             self.producer = Producer(self, requester.outbox)
-            self.task = start_task(requester.loop, self._produce(self._outgoing))
+            start_task(requester.loop, self._produce(self._outgoing))
 
     def grant(self, n: int) -> None:
         if self.is_receiving:
@@ -155,14 +158,30 @@ class Subscription(RequesterStream):
 
     async def _produce(self, outgoing: AsyncIterator[Payload]) -> None:
         assert self.producer is not None
+        # Known from its first step on: a task that is cancelled before would not close *outgoing*.
+        self.task = asyncio.current_task()
         try:
             await self.producer.run(outgoing)
-        except Exception as exc:
-            if self.phase is not ENDED:
-                error = exc if isinstance(exc, StreamError) else ApplicationError(describe(exc))
-                self._requester.outbox.drop(self.stream_id)
-                self._requester.outbox.send(self.send_error(error))
-            self.fail(exc)
-        self.task = None
-        if self.phase is ENDED:
-            self._requester.forget(self)
+        except BaseException as exc:
+            self._outgoing_failed(exc)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self.task = None
+            if self.phase is ENDED:
+                self._requester.forget(self)
+
+    def _outgoing_failed(self, exc: BaseException) -> None:
+        """End the stream on both sides, if our half was still open."""
+        if self.is_sending:
+            if isinstance(exc, StreamError):
+                error = exc
+            elif isinstance(exc, asyncio.CancelledError):
+                error = Canceled("what gives the channel's own items was cancelled")
+            else:
+                error = ApplicationError(describe(exc))
+            self._requester.outbox.drop(self.stream_id)
+            self._requester.outbox.send(self.send_error(error))
+            self.fail(exc if isinstance(exc, Exception) else error)
+        elif isinstance(exc, Exception):
+            _log.warning("a channel's own items failed behind their end", exc_info=exc)

@@ -22,7 +22,10 @@ class ItemSource(Protocol):
     """Where the items of an inbox come from: one stream of a connection."""
 
     async def begin(self, n: int) -> None:
-        """Ask for the first *n* items; raises what makes that impossible."""
+        """Ask for the first *n* items; raises what makes that impossible.
+
+        If cancelled: nothing was asked for, and it may be called again.
+        """
 
     def grant(self, n: int) -> None:
         """Ask for *n* more."""
@@ -86,8 +89,9 @@ class Inbox:
             self._wake()
 
     def give_back(self) -> None:
-        """One credit was used up without an item: grant it again."""
-        self._count(1)
+        """One credit was used up without an item: grant it again. It counts towards no limit."""
+        if not self.ended:
+            self._source.grant(1)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -101,6 +105,9 @@ class Inbox:
             self._begun = True
             try:
                 await self._source.begin(self.prefetch)
+            except asyncio.CancelledError:
+                self._begun = False  # nothing was sent: whoever waits next begins again
+                raise
             except BaseException:
                 self.ended = True
                 raise

@@ -41,9 +41,11 @@ async def open_peer(
     await dial(url, peer, timeout=timeout, tls=tls)
     if not confirm:
         return peer
+    accepted = False
     try:
         async with asyncio.timeout_at(deadline):
             await asyncio.shield(peer.confirmed)
+        accepted = True
     except TimeoutError:
         raise Unreachable(f"{url} did not answer the SETUP within {timeout:g} s") from None
     except ConnectionClosed as exc:
@@ -51,7 +53,8 @@ async def open_peer(
     finally:
         if peer.closed.done():
             await peer.wait_closed()
-        elif not peer.confirmed.done():
+        elif not accepted:
+            # Also when the answer came in the moment of giving up: nobody would hold the peer.
             # A side that has said nothing so far may not answer our goodbye either: no wait.
             peer.close("given up while connecting")
     return peer

@@ -258,7 +258,8 @@ class Requester:
             self._timer = None
         streams, self._streams = self._streams, {}
         for stream in streams.values():
-            stream.drop_pieces()
+            if stream.phase is not ENDED:  # so that a source that ignores its cancel ends too
+                stream.send_cancel()
             stream.fail(self._closed_error())
             if isinstance(stream, Subscription) and stream.task is not None:
                 stream.task.cancel()

@@ -55,6 +55,8 @@ from rsocket_mesh.protocol.streams import ResponderStream
 
 MAX_STREAMS: Final = 10_000  # open requests of one peer; each may hold a task and a payload
 
+_LOST: Final = Canceled("the connection has ended")  # for our own books: nobody hears it
+
 _log = logging.getLogger(__name__)
 
 
@@ -181,7 +183,8 @@ class Responder:
         self.outbox.close()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
-            stream.drop_pieces()
+            if stream.phase is not ENDED:  # so that a handler that ignores its cancel ends too
+                stream.send_abort(_LOST)
             if stream.inbox is not None:
                 closed = ConnectionClosed(str(error), getattr(error, "reason", "closed"))
                 closed.__cause__ = error

@@ -151,17 +151,18 @@ class Dispatcher:
         finally:
             self._ended()
 
-    async def request_stream(self, payload: Payload) -> AsyncIterator[Payload]:
+    # Not generators around `_items`: closing an outer one would leave the inner, and with it the
+    # handler, to the garbage collector and a task of the loop's.
+    def request_stream(self, payload: Payload) -> AsyncIterator[Payload]:
         """Run the handler of one stream; advanced only when there is credit."""
         method, codec, call, bind = self._open(payload, "request-stream")
         try:
             arguments = bind(payload, call)
         except DecodeError as exc:
             raise Invalid(str(exc)) from exc
-        async for item in self._items(method, codec, call, arguments):
-            yield item
+        return self._items(method, codec, call, arguments)
 
-    async def request_channel(
+    def request_channel(
         self, payload: Payload, incoming: AsyncIterator[Payload]
     ) -> AsyncIterator[Payload]:
         """Run the handler of one channel; *payload* is the first item if it has data."""
@@ -182,8 +183,7 @@ class Dispatcher:
         arguments = bind(payload, call)
         at = 0 if method.signature.call_at != 0 else 1
         arguments = (*arguments[:at], items(), *arguments[at:])
-        async for item in self._items(method, codec, call, arguments):
-            yield item
+        return self._items(method, codec, call, arguments)
 
     def metadata_pushed(self, metadata: bytes) -> None:
         """Hand a METADATA_PUSH to the mesh, which knows who wants it."""

@@ -42,11 +42,12 @@ from rsocket_mesh.protocol.metadata import (
 from rsocket_mesh.rpc.client import ServiceHandle
 from rsocket_mesh.rpc.dispatch import Dispatcher
 from rsocket_mesh.rpc.metadata import routing_entry
-from rsocket_mesh.rpc.route import DEFAULT_TIMEOUT, Route
+from rsocket_mesh.rpc.route import DEFAULT_TIMEOUT, Route, check_seconds
 from rsocket_mesh.rpc.service import Service
 from rsocket_mesh.rpc.session import Session
 
 LIFETIME: Final = 60.0  # s of silence after which a side is dead; NATs forget silence in minutes
+MAX_LIFETIME: Final = 2_147_483.0  # s, 24 days; what a SETUP can say
 KEEPALIVES_PER_LIFETIME: Final = 3  # one may be lost and one late
 WITHDRAW_TIMEOUT: Final = 2.0  # s that leaving waits for the broker's word
 DRAIN_TIMEOUT: Final = 10.0  # s that leaving waits for handlers at work
@@ -295,11 +296,15 @@ class Connecting:
     def __init__(self, mesh_of: Mesh, timeout: float) -> None:
         self._mesh = mesh_of
         self._timeout = timeout
+        self._used = False
 
     def __await__(self) -> Generator[object, None, Mesh]:
         return self.__aenter__().__await__()
 
     async def __aenter__(self) -> Mesh:
+        if self._used:
+            raise RuntimeError("this connection was opened before; call connect() again")
+        self._used = True
         await self._mesh.open(self._timeout)
         return self._mesh
 
@@ -350,9 +355,12 @@ def connect(
         SetupRefused: the broker says no; the text has its reason.
         Unreachable: no broker could be reached; the text has every URL's error.
     Raises at once:
-        ValueError: a name, tag, version or codec is no good, or there is no URL.
+        ValueError: a name, tag, version, codec or time is no good, or there is no URL.
     If cancelled: nothing is left open. Leaving the block is `Mesh.close`.
     """
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)
+    check_seconds("lifetime", lifetime, MAX_LIFETIME)
     urls = [url] if isinstance(url, str) else list(url)
     announcement = Announcement(
         app=_default_app() if app is None else app,

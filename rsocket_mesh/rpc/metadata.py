@@ -27,10 +27,11 @@ from rsocket_mesh.protocol.metadata import (
 
 RESERVED_KEYS: Final = frozenset({"m", "e", "sticky"})  # tags that other brokers give a meaning
 
+MAX_SECONDS: Final = MAX_DEADLINE_MS / 1000  # 49 days; what a deadline entry can say
+
 _ROUTING_ID: Final = encode_mime(ROUTING)[0]
 _DEADLINE_HEADER: Final = encode_entry(DEADLINE, b"\0\0\0\0")[:-4]
 _DEADLINE_SIZE: Final = len(_DEADLINE_HEADER) + 4
-_MAX_SECONDS: Final = MAX_DEADLINE_MS / 1000
 
 
 # (content of the routing entry, milliseconds that remain, type of the data where it isn't the
@@ -97,7 +98,7 @@ def routing_entry(route: str, selectors: tuple[tuple[str, str], ...] = ()) -> by
 
 def deadline_entry(seconds: float) -> bytes:
     """Return the deadline entry for *seconds* from now; at least 1 ms, at most 49 days."""
-    milliseconds = max(1, int(min(seconds, _MAX_SECONDS) * 1000))
+    milliseconds = max(1, int(min(seconds, MAX_SECONDS) * 1000))
     return _DEADLINE_HEADER + milliseconds.to_bytes(4, "big")
 
 

@@ -9,13 +9,20 @@ line use this half directly, for services whose data they do not understand.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from rsocket_mesh.errors import DeadlineExceeded, StreamError
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.rpc.context import CURRENT
-from rsocket_mesh.rpc.metadata import deadline_entry, mime_entry, routing_entry, trace_entry
+from rsocket_mesh.rpc.metadata import (
+    MAX_SECONDS,
+    deadline_entry,
+    mime_entry,
+    routing_entry,
+    trace_entry,
+)
 from rsocket_mesh.rpc.streams import ItemStream, Outgoing
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ class Route:
         self.name = name
         self._entry = routing_entry(name, selectors)
         self._session = session
-        self._timeout = timeout
+        self._timeout = min(timeout, MAX_SECONDS)
         self._mime = mime
         self._usual = self._entry + deadline_entry(timeout)
         self._loop = asyncio.get_running_loop()
@@ -151,13 +158,14 @@ class Route:
                 began = self._loop.time()
                 first = await outgoing.first(seconds)
                 requester, seconds = await self._ready(seconds - (self._loop.time() - began))
-                return requester.request_channel(
+                stream = requester.request_channel(
                     Payload(first, self._metadata(seconds, mime)),
                     outgoing,
                     prefetch=prefetch,
                     limit=limit,
                     timeout=seconds,
                 )
+                return await stream.__aenter__()  # from here on it closes what is outgoing
             except BaseException:
                 await outgoing.aclose()
                 raise
@@ -172,9 +180,9 @@ class Route:
         call = CURRENT.get()
         if call is not None and call.deadline is not None:
             seconds = min(seconds, call.deadline - self._loop.time())
-        if seconds <= 0:
+        if not seconds > 0:  # put so, that it refuses NaN too
             raise DeadlineExceeded("the deadline had passed already; nothing was sent")
-        return seconds
+        return min(seconds, MAX_SECONDS)
 
     async def _ready(self, seconds: float) -> tuple[Requester, float]:
         """The requester, once there is a connection, and what is left of *seconds* then."""
@@ -195,3 +203,9 @@ class Route:
         if call is not None and call.trace is not None:
             metadata += trace_entry(call.trace)
         return metadata
+
+
+def check_seconds(name: str, seconds: float, most: float = math.inf) -> None:
+    """Raise ValueError unless *seconds* is above 0 and not above *most*."""
+    if not 0 < seconds <= most:
+        raise ValueError(f"{name} is {seconds} s, must be above 0 and at most {most:g} s")

@@ -79,17 +79,22 @@ class Session:
         Args:
             timeout: seconds for everything; each of several URLs has an equal share.
         Raises:
-            SetupRefused: a broker was reached and says no; the text has its reason.
+            SetupRefused: none takes us, and one was reached that says no; the text has its reason.
             Unreachable: none was reached in time; the text has every URL's error.
         If cancelled: nothing is left open.
         """
+        refusal: SetupRefused | None = None
         for url in self.urls:
             try:
                 self._adopt(await self._dial(url, timeout / len(self.urls)), url)
                 break
+            except SetupRefused as exc:
+                refusal = refusal or exc
             except Unreachable as exc:
                 self._failures[url] = str(exc)
         if self._peer is None:
+            if refusal is not None:
+                raise refusal
             raise Unreachable(f"no broker reached: {self._tried()}")
         self._keeper = asyncio.create_task(self._keep(), name="rsocket-mesh session")
 
@@ -128,6 +133,7 @@ class Session:
         """
         self._closed = True
         self.requester = None
+        self._connected.set()  # whoever waits for a connection learns that there will be none
         tasks = [*self._lingering, *([self._keeper] if self._keeper else [])]
         for task in tasks:
             task.cancel()
@@ -135,7 +141,6 @@ class Session:
         if peer is not None:
             await _close(peer)
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._connected.set()
 
     # -- inside ---------------------------------------------------------------------------------
 

@@ -164,7 +164,20 @@ def read_signature(handler: Handler, model: Model, where: str) -> Signature:
     if model == "request-channel":
         incoming = _incoming(arguments, where)
         arguments, required = [], 0
+    for wanted in (*arguments, incoming):
+        _check_type(wanted, where)
     return Signature(tuple(arguments), required, call_at, result, incoming, threaded, awaited)
+
+
+def _check_type(wanted: Any, where: str) -> None:
+    if wanted is None or wanted is Payload:
+        return
+    try:
+        msgspec.msgpack.Decoder(wanted)
+    except TypeError as exc:
+        raise TypeError(f"{where}: nothing can be decoded to {wanted}: {exc}") from exc
+    except NameError:
+        pass  # a class that names another one, which the module defines further down
 
 
 def _hints(handler: Handler, where: str) -> dict[str, Any]:

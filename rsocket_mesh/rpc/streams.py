@@ -29,11 +29,21 @@ class ItemStream(Generic[T]):
 
     Nothing is sent before the block is entered (or the first item asked for). A slow body asks for
     less. Leaving the block sends CANCEL unless the stream has ended. Iterating without a block
-    works too, but then a loop that is left early holds its prefetch until `aclose`.
+    works too, but then a loop that is left early holds its prefetch until `aclose`. A stream that
+    could not begin (no connection, cancelled) does not begin again: call again for another one.
     Iterating raises what `Route` lists, behind the items that came before it.
     """
 
-    __slots__ = ("_begin", "_closed", "_decode", "_idle_timeout", "_items", "_route", "_seen_one")
+    __slots__ = (
+        "_begin",
+        "_beginning",
+        "_closed",
+        "_decode",
+        "_idle_timeout",
+        "_items",
+        "_route",
+        "_seen_one",
+    )
 
     def __init__(
         self,
@@ -48,6 +58,7 @@ class ItemStream(Generic[T]):
         self._idle_timeout = idle_timeout
         self._items: PayloadStream | None = None
         self._seen_one = False
+        self._beginning = False
         self._closed = False
 
     def decoded(self, decode: Callable[[bytes], U]) -> ItemStream[U]:
@@ -96,22 +107,40 @@ class ItemStream(Generic[T]):
 
     async def _started(self) -> PayloadStream:
         if self._items is None:
-            if self._closed:
-                raise ConnectionClosed("this stream was closed before it began", "closed-here")
+            self._check_open()
+            if self._beginning:
+                raise RuntimeError("another task already waits for this stream to begin")
+            self._beginning = True
             try:
-                items = self._items = await self._begin()
+                items = await self._begin()
+                try:
+                    self._check_open()  # it may have been closed while it waited
+                except ConnectionClosed:
+                    await items.aclose()
+                    raise
+                self._items = items
                 await items.__aenter__()
             except StreamError as exc:
                 exc.route = self._route
                 raise
+            finally:
+                self._beginning = False
+                self._closed |= self._items is None  # what went out of a channel is gone
         return self._items
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionClosed(
+                "this stream never began: it was closed, or its beginning failed; call again",
+                "closed-here",
+            )
 
     async def _next_in_time(self, items: PayloadStream, seconds: float) -> Payload:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as waiting:
                 return await anext(items)
-        except TimeoutError as exc:
-            if isinstance(exc, StreamError):
+        except TimeoutError:
+            if not waiting.expired():  # the responder's, or the channel's own items'
                 raise
             await self.aclose()
             raise DeadlineExceeded(f"no item for {seconds:g} s; CANCEL was sent") from None
@@ -139,9 +168,11 @@ class Outgoing:
             DeadlineExceeded: the iterable gave none within *seconds*; nothing was sent.
         """
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as waiting:
                 first = await anext(self._iterator, _END)
         except TimeoutError as exc:
+            if not waiting.expired():  # the iterable's own
+                raise
             raise DeadlineExceeded(
                 f"the channel's own first item did not come within {seconds:g} s"
             ) from exc

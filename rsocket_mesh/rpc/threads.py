@@ -37,7 +37,7 @@ class _Pool:
         if self.executor is None:
             self.executor = ThreadPoolExecutor(MAX_THREADS, "rsocket-mesh-handler")
         context = copy_context()  # the handler's `current_call()`
-        future = self.executor.submit(context.run, function, *arguments)
+        future = self.executor.submit(context.run, _call, function, arguments)
         self.busy += 1
         loop = asyncio.get_running_loop()
         # A thread can't be stopped: it counts until it is done, not until its caller is gone.
@@ -49,6 +49,13 @@ class _Pool:
 
 
 _pool: Final = _Pool()
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except StopIteration as exc:  # no future takes it: who waits would wait for ever
+        raise RuntimeError("the handler raised StopIteration") from exc
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

@@ -123,6 +123,21 @@ def test_a_class_cannot_take_a_token_that_is_taken():
     assert StreamError.by_token[0x202, "NO_ROUTE"] is e.NoRoute
 
 
+def test_an_error_of_the_application_may_want_other_arguments(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(StreamError, "by_token", dict(StreamError.by_token))
+
+    class OutOfStock(e.StreamError):
+        code = 0x301
+        token = "OUT_OF_STOCK"
+
+        def __init__(self, sku: int, left: int) -> None:
+            super().__init__(f"{sku} is out of stock", left=left)
+
+    error = error_from_wire(*OutOfStock(7, left=2).to_wire())
+    assert type(error) is OutOfStock
+    assert (str(error), error.details, error.route) == ("7 is out of stock", {"left": 2}, None)
+
+
 def test_everything_raised_on_purpose_has_one_root():
     for name in e.__all__:
         member = getattr(e, name)

@@ -347,7 +347,7 @@ async def test_a_push_of_a_client_without_routing_reaches_its_default_service() 
     caller = bench.peer(default_service="echo").setup(metadata_mime="application/json")
     caller.send(encode_metadata_push(b'{"any": 1}'))
     (frame,) = provider.received()
-    assert decode_metadata_push(frame) == b'{"any": 1}'
+    assert decode_composite(decode_metadata_push(frame)) == [(JSON, b'{"any": 1}')]
 
 
 # -- the broker's own services --------------------------------------------------------------------

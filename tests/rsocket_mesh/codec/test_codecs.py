@@ -234,3 +234,25 @@ def test_a_codec_of_the_program_can_be_registered(monkeypatch: pytest.MonkeyPatc
 
 def test_the_decoder_of_a_type_is_made_once():
     assert CBOR.decoder(list[Order]) is CBOR.decoder(list[Order])
+
+
+@pytest.mark.parametrize("codec", [CBOR, JSON])
+def test_no_decoder_is_made_for_what_is_no_type(codec: Codec):
+    for wanted in (5, list[int] | set[int]):
+        with pytest.raises(TypeError, match="not supported"):
+            codec.decoder(wanted)
+
+
+@pytest.mark.parametrize("codec", [CBOR, JSON])
+def test_a_list_in_a_set_does_not_fit(codec: Codec):
+    with pytest.raises(DecodeError, match="unhashable"):
+        codec.decode(codec.encode([[1]]), frozenset[Any])
+
+
+@pytest.mark.parametrize("codec", [CBOR, JSON, RAW, TEXT])
+def test_what_has_no_form_is_an_encode_error_and_nothing_else(codec: Codec):
+    endless: list[object] = []
+    endless.append(endless)
+    for value in (endless, "\ud800", object()):
+        with pytest.raises(EncodeError):
+            codec.encode(value)

@@ -24,6 +24,7 @@ from rsocket_mesh.transport import listen
 from tests.support.waiting import settled, until
 
 CLOSED = ConnectionClosed("the wire was cut", "transport-lost")
+PAYLOAD_NEITHER = (PAYLOAD << 10).to_bytes(2, "big")  # type, and neither NEXT nor COMPLETE
 HELLO = Setup(20_000, 90_000, "message/x.rsocket.composite-metadata.v0", "application/cbor")
 
 
@@ -199,7 +200,7 @@ async def test_an_item_that_was_lost_at_its_sender_counts_towards_no_limit(limit
             wire.receive(frames.encode_payload(1, None, b"x"))
             await anext(stream)
         # Neither NEXT nor COMPLETE, as one library sends an empty item.
-        wire.receive(frames.encode_payload(1, None, b"", next=False))
+        wire.receive(frames.encode_payload(1, None, b"")[:4] + PAYLOAD_NEITHER)
         granted = [
             frames.decode_request_n(frame) for frame in wire.sent if peek(frame)[1] == REQUEST_N
         ]

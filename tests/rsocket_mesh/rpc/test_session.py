@@ -69,6 +69,15 @@ async def test_a_refused_setup_raises_with_the_reason():
         assert caught.value.token == "UNAUTHENTICATED"
 
 
+async def test_the_next_url_is_used_when_the_first_refuses():
+    async with SmallServer() as first, SmallServer() as second:
+        first.refusal = SetupRefused(0x003, "FORBIDDEN: rule 7")
+        async with connect([first.url, second.url]) as mesh:
+            assert mesh.url == second.url
+        with pytest.raises(SetupRefused, match="rule 7"):
+            await connect([NOBODY, first.url, "tcp://localhost:1"])
+
+
 async def test_nobody_there_is_unreachable_and_lists_what_was_tried():
     began = time.monotonic()
     with pytest.raises(Unreachable, match=r"tcp://127\.0\.0\.1:1: .*tcp://localhost:1: "):

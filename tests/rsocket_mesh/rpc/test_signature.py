@@ -169,6 +169,7 @@ async def variadic(*numbers: int) -> None: ...
 async def twice(a: Call, b: Call) -> None: ...
 async def call_and_default(call: Call, a: int = 1) -> None: ...
 async def payload_and_more(payload: Payload, a: int) -> None: ...
+async def undecodable(a: list[int] | set[int]) -> None: ...
 async def not_a_stream(n: int) -> int: ...  # type: ignore[empty-body]  # only its signature counts
 
 
@@ -184,6 +185,21 @@ def sync_channel(items: AsyncIterator[int]) -> Iterator[int]:
     yield 1
 
 
+async def test_a_type_may_name_one_that_the_module_defines_further_down():
+    @dataclass
+    class Cart:
+        lines: list[Line]
+
+    async def total(cart: Cart) -> int:
+        return 0
+
+    assert read_signature(total, "request-response", "s.m").arguments == (Cart,)
+
+    @dataclass
+    class Line:
+        sku: int
+
+
 @pytest.mark.parametrize(
     ("model", "handler", "text"),
     [
@@ -194,6 +210,7 @@ def sync_channel(items: AsyncIterator[int]) -> Iterator[int]:
         ("request-response", twice, "takes Call twice"),
         ("request-response", call_and_default, "cannot have parameters with defaults"),
         ("request-response", payload_and_more, "must be the only parameter"),
+        ("request-response", undecodable, "nothing can be decoded to"),
         ("request-stream", not_a_stream, "must yield its items"),
         ("request-stream", no_hint, "must yield its items"),
         ("request-channel", channel_of_two, "takes one parameter"),
