@@ -118,7 +118,8 @@ def test_a_remote_error_is_exit_code_1_and_one_line_that_says_who(
 def test_no_answer_in_time_is_exit_code_4(mesh: Run):
     result = mesh("call", "desk.sleep", "--timeout", "0.3")
     assert result.code == 4
-    assert "no answer within 0.3 s" in one_line(result)
+    # Caller and broker keep the same deadline, and either may be the first to say so.
+    assert "desk.sleep: no answer " in one_line(result)
 
 
 @pytest.mark.parametrize(
