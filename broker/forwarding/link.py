@@ -263,8 +263,14 @@ class Link:
         self._flush_connection()
 
     def _flush_connection(self) -> None:
-        for frame in self.connection.frames_to_send():
-            self.send(frame)
+        frames = self.connection.frames_to_send()
+        if self.connection.phase is Phase.CLOSED:  # an ERROR must not overtake answers
+            for frame in frames:
+                self.send(frame)
+        else:
+            for frame in frames:
+                self.transport.send_first(frame)
+            self.hub.counters.frames_out += len(frames)
 
     def accept(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
         """The hub has admitted the session; from now on it may call and be called."""

@@ -260,8 +260,10 @@ class Peer:
             _log.warning("metadata_pushed failed", exc_info=exc)
 
     def _flush(self) -> None:
+        transport = self._transport
         for frame in self._connection.frames_to_send():
-            self._send(frame)
+            if transport is not None:
+                transport.send_first(frame)
         deadline = self._connection.next_deadline()
         # Deadlines mostly move later: an early timer re-arms itself, so few are ever cancelled.
         if deadline is not None and (self._timer is None or deadline < self._timer.when()):

@@ -63,12 +63,21 @@ class Transport(ABC):
         """Hand `outbound` to the operating system now, as one write."""
 
     @abstractmethod
+    def send_first(self, frame: bytes) -> None:
+        """Send one whole *frame*, without its prefix, in front of all that still waits on our side;
+        flushes with this turn of the loop.
+
+        For frames of stream 0: a KEEPALIVE behind megabytes of items would come too late. Not for
+        ERROR, which must not overtake answers. Between themselves they keep their order.
+        """
+
+    @abstractmethod
     def flush_soon(self) -> None:
         """Flush once at the end of this turn of the loop, however often this is called."""
 
     @abstractmethod
     def outbound_size(self) -> int:
-        """Bytes handed over and not yet taken by the operating system, `outbound` not counted."""
+        """Bytes flushed and not yet taken by the operating system; `outbound` is not counted."""
 
     @abstractmethod
     def close(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rsocket_mesh.errors import ConnectionClosed, RemoteProtocolError
-from rsocket_mesh.protocol.framing import Backlog
+from rsocket_mesh.protocol.framing import Backlog, prefix
 from rsocket_mesh.transport.base import Receiver, Transport
 
 HIGH_WATER: Final = 256 * 1024  # bytes; more than a round trip on a fast link needs
@@ -51,7 +51,15 @@ NOBODY: Final = _Nobody()
 class FramedTransport(Transport):
     """Delivers to one receiver. The bytes come from, and go to, what a subclass knows."""
 
-    __slots__ = ("_backlog", "_closing", "_flush_due", "_loop", "_max_outbound", "_receiver")
+    __slots__ = (
+        "_backlog",
+        "_closing",
+        "_first",
+        "_flush_due",
+        "_loop",
+        "_max_outbound",
+        "_receiver",
+    )
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, scheme: str, max_frame: int, max_outbound: int
@@ -65,11 +73,17 @@ class FramedTransport(Transport):
         self._backlog = Backlog(max_frame)
         self._max_outbound = max_outbound
         self._closing = False
+        self._first = bytearray()  # prefixed frames that go in front of all that waits
         self._flush_due = False
 
     @property
     def is_closing(self) -> bool:
         return self._closing
+
+    def send_first(self, frame: bytes) -> None:
+        self._first += prefix(len(frame))
+        self._first += frame
+        self.flush_soon()
 
     def flush_soon(self) -> None:
         if not self._flush_due:
@@ -130,6 +144,7 @@ class FramedTransport(Transport):
         """Say goodbye to the receiver, once; drop all that the connection still holds."""
         self._closing = True
         self.outbound.clear()
+        self._first.clear()
         receiver, self._receiver = self._receiver, NOBODY
         try:
             receiver.disconnected(error)

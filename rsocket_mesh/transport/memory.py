@@ -78,8 +78,9 @@ class MemoryTransport(FramedTransport):
     def flush(self) -> None:
         if self._closing or self._far is None:
             self.outbound.clear()
-        elif self.outbound:
-            batch = b"".join(self.outbound)
+        elif self.outbound or self._first:
+            batch = b"".join((self._first, *self.outbound))
+            self._first.clear()
             self.outbound.clear()
             self.bytes_out += len(batch)
             self._waiting += len(batch)

@@ -4,6 +4,10 @@ Stands on `framed`; `tcp` and `websocket` say what the bytes mean. The object is
 asyncio and our transport at once, and an idle connection holds no buffer, no timer and no closure:
 a broker has thousands of them.
 
+What the system does not take at once waits here, not in the loop's transport, so that frames of
+stream 0 can go in front of it and so that it is counted: a peer that stopped reading holds no more
+than the floors above allow.
+
 The end in order is: flush, say that nothing more comes (FIN), and go on reading, and dropping what
 is read, until the peer has closed too. A socket closed with unread bytes would send RST, and a RST
 makes the peer's system drop what we wrote last, the ERROR frame that says why.
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -23,6 +28,7 @@ from rsocket_mesh.transport.url import Url
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
 LARGE_CHUNK: Final = 32 * 1024  # bytes; from here on copying costs more than another iovec
+SMALL_WRITE: Final = 16 * 1024  # bytes; what waits is gathered below that: each piece costs 60 more
 
 
 class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
@@ -36,9 +42,13 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_congested",
         "_deadline",
         "_error",
+        "_goodbye_due",
+        "_paused",
+        "_queue",
+        "_queued",
         "_read_buffer",
+        "_rest",
         "_settled",
-        "_slicing",
         "_socket",
         "_url",
     )
@@ -56,8 +66,12 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._accept = accept
         self._read_buffer = shared_read_buffer(loop)
         self._socket: asyncio.Transport | None = None
-        self._congested = False  # over the high watermark
-        self._slicing = False  # inside `_write_in_slices`
+        self._paused = False  # the loop's transport takes no more just now
+        self._congested = False  # over the high watermark: paused, or something waits here
+        self._rest: memoryview | None = None  # of a write that was interrupted
+        self._queue: deque[bytes | bytearray] = deque()  # whole messages, behind `_rest`
+        self._queued = 0  # bytes of both
+        self._goodbye_due = False  # say goodbye when all of that has left
         self._settled = False  # why it ends is known; what the socket reports now is no news
         self._error: Exception | None = None  # why it ends, if not in order
         self._deadline: asyncio.TimerHandle | None = None
@@ -88,42 +102,60 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self._arm(CLOSE_TIMEOUT, self._close_overdue)
 
     def pause_writing(self) -> None:
-        self._congested = True
-        self._congestion_changed()
+        self._paused = True
+        if not self._congested:
+            self._congested = True
+            if not self._closing:
+                self._notify_writable(False)
 
     def resume_writing(self) -> None:
+        self._paused = False
+        self._write_waiting()
+        if self._paused or self._socket is None:
+            return
         self._congested = False
-        self._congestion_changed()
+        if self._goodbye_due:
+            self._goodbye_due = False
+            self._say_goodbye()
+        elif not self._closing:
+            self._notify_writable(True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._socket = None
+        self._forget_waiting()
         self._ended(self._error if self._settled else exc)
-
-    def _congestion_changed(self) -> None:
-        # Not between two slices: the receiver may answer with a flush.
-        if not self._closing and not self._slicing:
-            self._notify_writable(not self._congested)
 
     # What the floors above call
 
     def outbound_size(self) -> int:
-        return self._socket.get_write_buffer_size() if self._socket else 0
+        if self._socket is None:
+            return 0
+        size = self._queued + self._socket.get_write_buffer_size()
+        return size + len(self._first) if self._congested else size
 
     def close(self) -> None:
         if self._closing or not self._last_flush():
             return
         self._closing = self._settled = True
         self._arm(CLOSE_TIMEOUT, self._close_overdue)
-        self._say_goodbye()
+        if self._congested and (self._queued or self._first):
+            self._goodbye_due = True
+        else:
+            self._say_goodbye()
 
     def abort(self) -> None:
         self._closing = self._settled = True
         self.outbound.clear()
+        self._forget_waiting()
         if self._socket is not None:
             self._socket.abort()
 
     # For subclasses
+
+    @abstractmethod
+    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+        """Return the chunks of a batch as they go over the wire."""
 
     @abstractmethod
     def _socket_ready(self) -> None:
@@ -156,12 +188,14 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         written, because writing may call `writable`, and that may flush again.
         """
         assert self._socket is not None
+        if self._congested:
+            return self._wait(chunks)
         if len(chunks[-1]) < LARGE_CHUNK or self._url.is_encrypted:
             data = b"".join(chunks)
             chunks.clear()
             size = len(data)
             if size > HIGH_WATER and self._url.is_encrypted:
-                self._write_in_slices(data)
+                self._write_in_slices(memoryview(data))
             else:
                 self._socket.write(data)
         else:
@@ -169,27 +203,77 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             chunks.clear()
             size = sum(map(len, taken))
             self._socket.writelines(taken)
-        if self._congested:
-            waiting = self.outbound_size()
-            if waiting > self._max_outbound:
-                self._fail(self._slow_reader(waiting))
+        if self._paused:
+            self._check_waiting()
         return size
 
-    def _write_in_slices(self, data: bytes) -> None:
-        """Write *data* so that the limits see it.
+    def _lead(self) -> None:
+        """Put the frames that go first in front of `outbound`, or have them wait in front of what
+        waits already."""
+        if self._congested:
+            self._check_waiting()
+            return
+        self.outbound.insert(0, bytes(self._first))
+        self._first.clear()
+
+    def _wait(self, chunks: list[bytes]) -> int:
+        """Empty *chunks* into the queue; return how many bytes that were."""
+        data = b"".join(chunks)
+        chunks.clear()
+        size = len(data)
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, bytearray) and len(last) < SMALL_WRITE:
+            last += data
+        else:
+            self._queue.append(data if size >= SMALL_WRITE else bytearray(data))
+        self._queued += size
+        self._check_waiting()
+        return size
+
+    def _write_waiting(self) -> None:
+        """Write what waits, in order and frames of stream 0 first, as long as it is taken."""
+        while not self._paused and self._socket is not None:
+            if self._rest is not None:
+                rest, self._rest = self._rest, None
+                self._queued -= len(rest)
+                self._write_in_slices(rest)
+                continue
+            if self._first:
+                data: bytes | bytearray = b"".join(self._encode([bytes(self._first)]))
+                self.bytes_out += len(self._first)
+                self._first.clear()
+            elif self._queue:
+                data = self._queue.popleft()
+                self._queued -= len(data)
+            else:
+                return
+            if len(data) > HIGH_WATER and self._url.is_encrypted:
+                self._write_in_slices(memoryview(data))
+            else:
+                self._socket.write(data)
+
+    def _write_in_slices(self, data: memoryview) -> None:
+        """Write *data* until the loop's transport is full; keep what is left.
 
         Under TLS only what waits in front of the encryption is counted, and that begins to wait
         when the write before has filled the socket: written in one piece, it would never count.
         """
-        assert self._socket is not None
-        view = memoryview(data)
-        congested = self._congested
-        self._slicing = True
-        for start in range(0, len(data), HIGH_WATER):
-            self._socket.write(view[start : start + HIGH_WATER])
-        self._slicing = False
-        if self._congested is not congested:
-            self._congestion_changed()
+        while data and not self._paused and self._socket is not None:
+            self._socket.write(data[:HIGH_WATER])
+            data = data[HIGH_WATER:]
+        if data:
+            self._rest = data
+            self._queued += len(data)
+
+    def _check_waiting(self) -> None:
+        waiting = self.outbound_size()
+        if waiting > self._max_outbound:
+            self._fail(self._slow_reader(waiting))
+
+    def _forget_waiting(self) -> None:
+        self._rest = None
+        self._queue.clear()
+        self._queued = 0
 
     def _fail(self, error: Exception) -> None:
         """End it now, and say why."""

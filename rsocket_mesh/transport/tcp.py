@@ -16,6 +16,8 @@ class StreamTransport(SocketTransport):
     __slots__ = ()
 
     def flush(self) -> None:
+        if self._first:
+            self._lead()
         if not self.outbound:
             return
         if self._closing:
@@ -23,6 +25,9 @@ class StreamTransport(SocketTransport):
         else:
             size = self._write(self.outbound)  # may flush again: count behind it
             self.bytes_out += size
+
+    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+        return chunks
 
     def _socket_ready(self) -> None:
         self._attach(self._accept)

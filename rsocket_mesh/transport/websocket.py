@@ -65,17 +65,22 @@ class WebSocketTransport(SocketTransport):
         self._farewell: tuple[int, str] = (CloseCode.NORMAL_CLOSURE, "")
 
     def flush(self) -> None:
+        if self._first:
+            self._lead()
         if not self.outbound:
             return
         if self._closing:
             self.outbound.clear()
             return
-        batch = b"".join(self.outbound)
+        self.bytes_out += sum(map(len, self.outbound))
+        messages = self._encode(self.outbound)
         self.outbound.clear()
-        frames, _ = cut(batch)
+        self._write(messages)
+
+    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+        frames, _ = cut(b"".join(chunks))
         mask = self._is_client
-        self.bytes_out += len(batch)
-        self._write([Frame(Opcode.BINARY, frame).serialize(mask=mask) for frame in frames])
+        return [Frame(Opcode.BINARY, frame).serialize(mask=mask) for frame in frames]
 
     def eof_received(self) -> None:
         if not self._closing:

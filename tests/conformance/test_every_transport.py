@@ -279,6 +279,47 @@ async def test_a_peer_that_does_not_read_is_cut_off_at_the_limit(place: Place) -
         assert "2000000" in str(error)
 
 
+async def test_what_goes_first_overtakes_what_the_same_turn_has_to_say(place: Place) -> None:
+    async with place.pair() as (near, far):
+        near.transport.outbound += prefix_lengths([b"item 1", b"item 2"])
+        near.transport.send_first(b"first 1")
+        near.transport.send_first(b"first 2")
+        near.transport.flush_soon()
+        assert await far.arrived(4) == [b"first 1", b"first 2", b"item 1", b"item 2"]
+
+
+@on_sockets
+async def test_what_goes_first_overtakes_all_that_waits_for_a_slow_peer(place: Place) -> None:
+    """A KEEPALIVE must not come too late because of items in front of it ("Flow Control")."""
+    items = [b"%04d" % number + b"x" * 99_996 for number in range(100)]
+    async with place.pair() as (near, far):
+        stop_reading(far.transport)
+        for item in items:
+            send(near.transport, item)
+        before = near.transport.outbound_size()
+        near.transport.send_first(b"first!")
+        near.transport.flush()
+        assert before < near.transport.outbound_size() < before + 30
+        go_on_reading(far.transport)
+        frames = await far.arrived(101)
+        at = frames.index(b"first!")
+        assert at < 80  # behind what the system's buffers held, before what waited here
+        assert [frame for frame in frames if frame != b"first!"] == items
+
+
+@on_sockets
+async def test_what_waits_leaves_before_the_connection_closes_in_order(place: Place) -> None:
+    async with place.pair() as (near, far):
+        stop_reading(far.transport)
+        for _ in range(100):
+            send(near.transport, b"x" * 100_000)
+        near.transport.close()
+        await asyncio.sleep(0)
+        go_on_reading(far.transport)
+        await far.arrived(100)
+        assert await far.ended() is None
+
+
 @on_sockets
 async def test_one_end_that_does_not_read_does_not_hold_up_the_other_direction(
     place: Place,

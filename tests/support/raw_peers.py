@@ -42,6 +42,7 @@ class ListTransport(Transport):
         self.scheme = "memory"
         self.peer_address = None
         self.outbound = []
+        self.first: list[bytes] = []
         self.bytes_in = self.bytes_out = 0
         self.written = b""
         self.closed = False
@@ -49,8 +50,12 @@ class ListTransport(Transport):
 
     def flush(self) -> None:
         self.flushes += 1
-        self.written += b"".join(self.outbound)
+        self.written += b"".join(self.first + self.outbound)
+        self.first.clear()
         self.outbound.clear()
+
+    def send_first(self, frame: bytes) -> None:
+        self.first += prefix_lengths([frame])
 
     def flush_soon(self) -> None:
         pass
@@ -108,8 +113,7 @@ class RawPeer:
             metadata = encode_entry(ANNOUNCE, encode_announcement(announcement))
         setup = Setup(20_000, lifetime_ms, metadata_mime, data_mime, metadata)
         self.send(encode_setup(setup), encode_keepalive(respond=True))
-        self.waiting = self.received()
-        answer = self.waiting.pop()
+        answer, *self.waiting = self.received()  # stream 0 goes first
         assert peek(answer)[1] == KEEPALIVE, describe(answer)
         return self
 

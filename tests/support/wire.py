@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rsocket_mesh.protocol.framing import cut
+from rsocket_mesh.protocol.framing import cut, prefix_lengths
 from rsocket_mesh.transport.base import Receiver, Transport
 
 HIGH_WATER = 65_536  # bytes
@@ -26,6 +26,7 @@ class WireEnd(Transport):
         "_closing",
         "_congested",
         "_due",
+        "_first",
         "_inbox",
         "_reading",
         "_waiting",
@@ -43,6 +44,7 @@ class WireEnd(Transport):
         self.bytes_in = self.bytes_out = 0
         self.receiver = receiver
         self.sent: list[bytes] = []
+        self._first: list[bytes] = []
         self._inbox: list[bytes] = []
         self._backlog = b""
         self._waiting = 0
@@ -66,6 +68,10 @@ class WireEnd(Transport):
     def outbound_size(self) -> int:
         return self._waiting
 
+    def send_first(self, frame: bytes) -> None:
+        self._first += prefix_lengths([frame])
+        self.flush_soon()
+
     def flush_soon(self) -> None:
         if not self._due:
             self._due = True
@@ -73,7 +79,8 @@ class WireEnd(Transport):
 
     def flush(self) -> None:
         self._due = False
-        batch = b"".join(self.outbound)
+        batch = b"".join(self._first + self.outbound)
+        self._first.clear()
         self.outbound.clear()
         if not batch or self._closing:
             return
