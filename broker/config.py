@@ -138,12 +138,78 @@ class Limits(Struct, frozen=True):
     outbound_bytes: Annotated[
         int,
         size(
-            "Bytes that may wait for one peer that reads slowly. Far above what a healthy peer ever"
-            " has waiting, and low enough that a few stuck ones do not take the machine down.",
+            "Bytes that may wait for one peer. Streams are granted credit so that their items stay"
+            " below it however slowly the peer reads, and who has more waiting and reads nothing"
+            " for slow_reader_timeout is closed. Room for some round trips on a fast link.",
+            MIB,
+            64 * GIB,
+        ),
+    ] = 4 * MIB
+    large_payload_bytes: Annotated[
+        int,
+        size(
+            "Bytes that may wait for one peer beyond outbound_bytes while answers or items under"
+            " way to it are large. Beyond both, the stream that brings more ends with"
+            " SLOW_CONSUMER. As much as the largest payload that is usual.",
+            0,
+            64 * GIB,
+        ),
+    ] = 64 * MIB
+    slow_reader_timeout: Annotated[
+        float,
+        seconds(
+            "A peer that has more than outbound_bytes waiting and takes nothing at all for so long"
+            " is closed as slow-reader. Longer than any pause of a garbage collector.",
+            0.1,
+            3600,
+        ),
+    ] = 10.0
+    payload_bytes: Annotated[
+        int,
+        size(
+            "Largest message in fragments. The broker passes fragments on and holds none, but"
+            " whoever gets them has to: twice what is usual, and more belongs into a stream.",
             64 * KIB,
             64 * GIB,
         ),
     ] = 128 * MIB
+    unfinished_bytes: Annotated[
+        int,
+        size(
+            "Bytes of all messages together that one peer has begun in fragments and not finished."
+            " Room for two of the largest, or thousands of ordinary ones.",
+            64 * KIB,
+            64 * GIB,
+        ),
+    ] = 256 * MIB
+    streams: Annotated[
+        int,
+        count(
+            "Requests that one peer may have open at once, about 1 KiB each. More than a busy"
+            " gateway ever has, and few enough that one peer cannot fill the memory with them.",
+            1,
+            10_000_000,
+        ),
+    ] = 16_384
+    requests_per_second: Annotated[
+        int,
+        count(
+            "Requests that one peer may begin per second. Above what one core relays, so nobody"
+            " meets it by working; lower it to share one broker fairly.",
+            1,
+            1_000_000_000,
+        ),
+    ] = 1_000_000
+    resets_per_second: Annotated[
+        int,
+        count(
+            "Requests that one peer may cancel per second in the long run, and twice as many at"
+            " once. Opening and cancelling costs the peer nothing and providers a lot: beyond it"
+            " the connection is closed as rapid-reset.",
+            1,
+            1_000_000_000,
+        ),
+    ] = 10_000
     setup_timeout: Annotated[
         float,
         seconds(

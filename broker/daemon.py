@@ -23,6 +23,9 @@ from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.transport import Listener, listen, server_tls
 
 CLOSE_GRACE: Final = 1.0  # seconds for the last bytes to leave when the broker stops
+# Bytes above all that streams may let wait, for KEEPALIVE, ERROR and credit: who fills that as well
+# reads nothing and asks for much.
+CONTROL_ROOM: Final = 4 * 1024 * 1024
 DRAIN_POLL: Final = 0.05  # seconds between two looks at the calls still running; off the hot path
 _log: Final = logging.getLogger("rsocket_broker")
 
@@ -76,7 +79,7 @@ class Broker:
             tls=tls,
             allowed_origins=listener.allowed_origins,
             max_frame=limits.frame_bytes,
-            max_outbound=limits.outbound_bytes,
+            max_outbound=limits.outbound_bytes + limits.large_payload_bytes + CONTROL_ROOM,
         )
 
     def _builtin(self, hub: Hub, link: Link) -> RequestHandler:

@@ -2,7 +2,8 @@
 
 Each side of the pair is a *leg*: the tuple `(other link, its stream id as four bytes, law, call)`
 under the stream id in `link.streams`. A tuple, because two are made per call and one is read per
-frame. The call itself holds what both sides share.
+frame. The call itself holds what both sides share. A call with items, which has credit, is an
+`ItemCall` (`broker.forwarding.items`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Call:
         kind: the frame type of the request.
         counters: of the service that was called.
         bucket: the wheel's set that holds it while a deadline runs.
-        down: credit from provider to caller; None for request-response and fire-and-forget.
+        coming_up, coming_down: bytes of the message that is under way in fragments, towards the
+            provider and towards the caller; 0 if there is none.
+        down: credit from provider to caller; None for request-response and fire-and-forget, and
+            when that half has ended.
         up: credit of a channel from caller to provider.
     """
 
@@ -47,13 +51,17 @@ class Call:
         "bucket",
         "caller",
         "caller_id",
+        "coming_down",
+        "coming_up",
         "counters",
-        "down",
         "kind",
         "provider",
         "provider_id",
-        "up",
     )
+
+    # Of the class: most calls have one answer, and two fields less to set.
+    down: Credit | None = None
+    up: Credit | None = None
 
     def __init__(
         self,
@@ -64,8 +72,6 @@ class Call:
         kind: int,
         counters: CallCounters,
         bucket: set[Entry] | None,
-        down: Credit | None,
-        up: Credit | None,
     ) -> None:
         self.caller = caller
         self.caller_id = caller_id
@@ -74,8 +80,7 @@ class Call:
         self.kind = kind
         self.counters = counters
         self.bucket = bucket
-        self.down = down
-        self.up = up
+        self.coming_up = self.coming_down = 0
 
     def __repr__(self) -> str:
         return (
@@ -83,23 +88,63 @@ class Call:
             f"({self.caller.name}/{self.caller_id} -> {self.provider.name}/{self.provider_id})"
         )
 
+    # -- laws -------------------------------------------------------------------------------------
+
     def set_caller_law(self, new: Law) -> None:
         """Replace what the caller's side may send from now on."""
-        self.caller.streams[self.caller_id] = (
-            self.provider,
-            STREAM_ID.pack(self.provider_id),
-            new,
-            self,
-        )
+        new = law.twin(new) if self.coming_up or self.coming_down else law.whole(new)
+        stamp = STREAM_ID.pack(self.provider_id)
+        self.caller.streams[self.caller_id] = (self.provider, stamp, new, self)
 
     def set_provider_law(self, new: Law) -> None:
         """Replace what the provider's side may send from now on."""
-        self.provider.streams[self.provider_id] = (
-            self.caller,
-            STREAM_ID.pack(self.caller_id),
-            new,
-            self,
-        )
+        new = law.twin(new) if self.coming_up or self.coming_down else law.whole(new)
+        stamp = STREAM_ID.pack(self.caller_id)
+        self.provider.streams[self.provider_id] = (self.caller, stamp, new, self)
+
+    @property
+    def caller_law(self) -> Law:
+        return law.whole(self.caller.streams[self.caller_id][2])
+
+    @property
+    def provider_law(self) -> Law:
+        return law.whole(self.provider.streams[self.provider_id][2])
+
+    def piece_up(self, size: int) -> int:
+        """Count a fragment of the message towards the provider; return its bytes so far."""
+        begins = not (self.coming_up or self.coming_down)
+        self.coming_up += size
+        self.caller.unfinished += size
+        if begins:
+            self._set_laws_again()
+        return self.coming_up
+
+    def piece_down(self, size: int) -> int:
+        """Count a fragment of the message towards the caller; return its bytes so far."""
+        begins = not (self.coming_up or self.coming_down)
+        self.coming_down += size
+        self.provider.unfinished += size
+        if begins:
+            self._set_laws_again()
+        return self.coming_down
+
+    def whole_up(self) -> None:
+        """The message towards the provider is complete."""
+        self.caller.unfinished -= self.coming_up
+        self.coming_up = 0
+        self._set_laws_again()
+
+    def whole_down(self) -> None:
+        """The message towards the caller is complete."""
+        self.provider.unfinished -= self.coming_down
+        self.coming_down = 0
+        self._set_laws_again()
+
+    def _set_laws_again(self) -> None:
+        self.set_caller_law(self.caller_law)
+        self.set_provider_law(self.provider_law)
+
+    # -- the end ----------------------------------------------------------------------------------
 
     def disarm(self) -> None:
         """The deadline no longer matters."""
@@ -108,7 +153,8 @@ class Call:
             self.bucket = None
 
     def forget(self) -> None:
-        """Take both legs off their links; later frames of either are ignored."""
+        """Take both legs off their links; later frames of either are ignored. For a call that ends
+        between two whole messages; others `end`."""
         del self.caller.streams[self.caller_id]
         del self.provider.streams[self.provider_id]
         self.provider.in_flight -= 1
@@ -116,8 +162,11 @@ class Call:
             self.bucket.discard(self)
 
     def end(self, outcome: str) -> None:
-        """`forget`, and count the outcome."""
+        """`forget`, give back all that the call holds, and count the outcome."""
         self.forget()
+        self.caller.unfinished -= self.coming_up
+        self.provider.unfinished -= self.coming_down
+        self.coming_up = self.coming_down = 0
         if outcome == OK:
             self.counters.ok += 1
         else:
@@ -132,7 +181,7 @@ class Call:
 
     def fail_caller(self, error: StreamError) -> None:
         """End the call towards the caller with *error*, and forget it."""
-        token = (error.token or "error").lower()
+        token = (error.token or type(error).__name__).lower()
         self.end(token)
         if self.kind == REQUEST_FNF:
             self.caller.hub.counters.dropped[token] += 1  # never answered (C-71)
@@ -140,35 +189,18 @@ class Call:
         code, text = error.to_wire()
         self.caller.send(encode_error(self.caller_id, code, text))
 
+    def fail(self, error: StreamError) -> None:
+        """End the call on both sides: the provider stops, the caller is told *error*."""
+        self.cancel_provider()
+        self.fail_caller(error)
+
     def expire(self, now: float) -> None:
         """The deadline passed: stop the provider, tell the caller (called by the wheel)."""
         self.bucket = None
-        self.cancel_provider()
         what = "no answer" if self.down is None else "no first item"
-        self.fail_caller(
-            DeadlineExceeded(f"{what} from {self.counters.service} before the deadline")
-        )
-
-    def close_up(self) -> bool:
-        """The caller's half of a channel has ended; return whether the call is over with it."""
-        self.up = None
-        if self.down is None:
-            return True
-        self.set_caller_law(law.CALLER_ASKS)
-        return False
-
-    def close_down(self) -> bool:
-        """The provider's half of a channel has ended; return whether the call is over with it."""
-        self.down = None
-        requesting = self.is_requesting
-        if self.up is None and not requesting:
-            return True
-        self.set_provider_law(law.CHANNEL_DOWN_CLOSED)
-        if not requesting:
-            self.set_caller_law(law.CHANNEL_UP_ONLY)
-        return False
+        self.fail(DeadlineExceeded(f"{what} from {self.counters.service} before the deadline"))
 
     @property
     def is_requesting(self) -> bool:
         """True while fragments of the request itself are still to come."""
-        return self.caller.streams[self.caller_id][2] is law.REQUESTING[self.kind]
+        return self.caller_law is law.REQUESTING[self.kind]

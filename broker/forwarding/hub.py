@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from broker.config import Config
+from broker.forwarding.credit import STREAM_WINDOW
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape, Wanted, read, splice_push
@@ -34,6 +35,8 @@ from rsocket_mesh.protocol.metadata import (
     encode_entry,
     find_entry,
 )
+from rsocket_mesh.protocol.rates import Rate
+from rsocket_mesh.transport.framed import HIGH_WATER
 
 if TYPE_CHECKING:
     from broker.forwarding.requests import Arriving
@@ -57,6 +60,10 @@ class Hub:
         now: the loop's clock at the batch that is being processed, in seconds.
         default_bucket: the wheel's set for calls that start now and name no deadline.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
+        most_waiting: bytes that may wait for one peer, with large payloads.
+        stream_window, items_under_way: bytes of items on their way to one peer: of one stream at
+            most, and of all its streams together.
+        request_rate, resets: how often one peer may begin and cancel requests.
     """
 
     def __init__(
@@ -74,7 +81,13 @@ class Hub:
         self.held: dict[Arriving, None] = {}
         self.held_bytes = 0
         self.is_draining = False
-        self.frame_limit = config.limits.frame_bytes
+        limits = config.limits
+        self.frame_limit = limits.frame_bytes
+        self.most_waiting = limits.outbound_bytes + limits.large_payload_bytes
+        self.stream_window = STREAM_WINDOW
+        self.items_under_way = limits.outbound_bytes - HIGH_WATER
+        self.request_rate = Rate(limits.requests_per_second, limits.requests_per_second)
+        self.resets = Rate(limits.resets_per_second, 2 * limits.resets_per_second)
         self._builtin = builtin
         self._loop = loop
         self._time = loop.time

@@ -1,11 +1,13 @@
 """The law of a relayed stream: which frame may come from which side, and what it does.
 
 A leg is one side of a stream pair. Each leg has a *law*: a dictionary from the sixteen header bits
-(type and flags) to an action. The inner loop asks it once per frame; `PASS`, `ITEM`, `END` and
-`ITEM_UP` are dealt with there, everything else is thought about in `broker.forwarding.turns`. A
-frame whose bits are not in the law is either not canonical (undefined flags set, F together with C)
-or out of place, and out of place means ignored. When a stream changes its state its legs get
-another law.
+(type and flags) to an action. The inner loop asks it once per frame; `END`, `ITEM` and `ITEM_UP`
+are dealt with there, everything else is thought about in `broker.forwarding.turns`. A frame whose
+bits are not in the law is either not canonical (undefined flags set, F together with C) or out of
+place, and out of place means ignored. When a stream changes its state its legs get another law.
+
+Each law has a twin in which every frame is thought about: both legs have it while a message is
+under way in fragments, because then sizes are counted and credit has to wait.
 Source: RSocket Protocol 1.0, "Stream Sequences and Lifetimes".
 """
 
@@ -28,12 +30,12 @@ from rsocket_mesh.protocol.frames import (
     REQUEST_STREAM,
 )
 
-# Actions. The first four are the inner loop's own.
-PASS: Final = 0  # forward; a fragment with more to come
+# Actions. The first three are the inner loop's own, if nothing else is in the way.
+END: Final = 0  # forward; the request-response ends well
 ITEM: Final = 1  # forward; one whole item is delivered to the caller
-END: Final = 2  # forward; the call ends well
-ITEM_UP: Final = 3  # forward; one whole item is delivered to a channel's provider
+ITEM_UP: Final = 2  # forward; one whole item is delivered to a channel's provider
 # Those above ITEM_UP need thought.
+PIECE: Final = 3  # forward; a fragment with more to come
 ANSWER: Final = 4  # an answer without COMPLETE: set it, forward, end (C-67)
 FIRST: Final = 5  # the first item (or its first fragment): the deadline is met
 REQUESTED: Final = 6  # the last fragment of the request
@@ -43,6 +45,8 @@ STOP: Final = 9  # CANCEL by the requester: ends the call
 REFUSE_MORE: Final = 10  # CANCEL by a channel's responder: the requester sends no more
 FAIL: Final = 11  # ERROR: ends the call
 BLANK: Final = 12  # neither NEXT nor COMPLETE: not an item; dropped, its credit given back (C-88)
+LAST: Final = 13  # forward; the provider has sent its last item, and the stream ends well
+THINK: Final = 16  # added to an action: think about it although the inner loop could do it
 
 Law = dict[int, int]
 
@@ -66,14 +70,14 @@ RESPONSE: Final[Law] = {
     **_payload(_N | _C, END),
     **_payload(_C, END),
     **_payload(_N, ANSWER),
-    **_payload(_N | _F, PASS),
+    **_payload(_N | _F, PIECE),
     **_ENDINGS,
 }
 ITEMS: Final[Law] = {
     **_payload(_N, ITEM),
-    **_payload(_N | _F, PASS),
-    **_payload(_N | _C, END),
-    **_payload(_C, END),
+    **_payload(_N | _F, PIECE),
+    **_payload(_N | _C, LAST),
+    **_payload(_C, LAST),
     **_payload(0, BLANK),
     **_ENDINGS,
 }
@@ -98,7 +102,7 @@ CALLER_ASKS: Final[Law] = {**_FROM_CALLER, **_DEMAND}  # request-stream; a chann
 CHANNEL_UP: Final[Law] = {
     **CALLER_ASKS,
     **_payload(_N, ITEM_UP),
-    **_payload(_N | _F, PASS),
+    **_payload(_N | _F, PIECE),
     **_payload(_N | _C, HALF_CLOSE),
     **_payload(_C, HALF_CLOSE),
     **_payload(0, BLANK),
@@ -109,7 +113,7 @@ CHANNEL_UP_ONLY: Final[Law] = {  # the provider has completed its half
 }
 
 _REQUEST_FRAGMENTS: Final[Law] = {
-    **_payload(_N | _F, PASS),
+    **_payload(_N | _F, PIECE),
     **_payload(_N, REQUESTED),
     **_payload(0, REQUESTED),
     **_payload(_N | _C, REQUESTED),
@@ -134,6 +138,35 @@ AWAITING_FIRST: Final[dict[int, Law]] = {
     REQUEST_STREAM: FIRST_ITEM,
     REQUEST_CHANNEL: CHANNEL_DOWN_FIRST,
 }
+
+
+_TWINS: Final[dict[int, Law]] = {}
+_WHOLE: Final[dict[int, Law]] = {}
+
+
+def _make_twins() -> None:
+    for law in (
+        *(RESPONSE, ITEMS, FIRST_ITEM, CHANNEL_DOWN, CHANNEL_DOWN_FIRST, CHANNEL_DOWN_CLOSED),
+        *(CALLER_WAITS, CALLER_ASKS, CHANNEL_UP, CHANNEL_UP_ONLY),
+        *REQUESTING.values(),
+    ):
+        thinking = {word: action | THINK for word, action in law.items()}
+        _TWINS[id(law)] = thinking
+        _WHOLE[id(thinking)] = law
+
+
+_make_twins()
+
+
+def twin(law: Law) -> Law:
+    """Return the law that says the same as *law* and has every frame thought about."""
+    return _TWINS.get(id(law), law)
+
+
+def whole(law: Law) -> Law:
+    """Return the law that *law* is the twin of, or *law* itself."""
+    return _WHOLE.get(id(law), law)
+
 
 _DEFINED: Final[dict[int, int]] = {
     PAYLOAD: FLAG_METADATA | FLAG_FOLLOWS | FLAG_COMPLETE | FLAG_NEXT,

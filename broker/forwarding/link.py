@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from broker.forwarding.call import Leg
+from broker.forwarding.items import ItemCall
+from broker.forwarding.pressure import SlowReader
 from broker.forwarding.relay import relay
 from broker.forwarding.requests import Arriving, request_arrived
 from broker.forwarding.routes import Route, Routes
 from broker.forwarding.splice import Shape
-from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost, RemoteProtocolError
+from rsocket_mesh.errors import (
+    ErrorCode,
+    NoRoute,
+    PeerLost,
+    RemoteProtocolError,
+)
 from rsocket_mesh.peer import Responder
 from rsocket_mesh.protocol.announce import Announcement
 from rsocket_mesh.protocol.connection import Phase
@@ -42,6 +49,7 @@ from rsocket_mesh.protocol.frames import (
     peek,
 )
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix
+from rsocket_mesh.protocol.rates import Bucket
 from rsocket_mesh.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -62,15 +70,24 @@ class Link:
     Attributes:
         open: the SETUP was accepted and the session has not ended.
         accepting: new calls may be sent to it.
+        congested: more waits for it than the high watermark; it has to read first.
+        consuming: halves of streams whose items go to it, which share what may be under way.
         in_flight: calls that it works on for others.
         streams: stream id -> leg, for both parities.
         held: requests of this link that are not on their way yet, by stream id.
+        requests_left: how many may begin before the limits are looked at.
+        resets: the rate of requests that it cancelled; None before the first.
         sends, takes: how it writes its requests, and how it wants those of others.
-        routes: the tenant's route cache, for plain requests; None if it sends none.
+        slow_reader: watches it while it is congested.
+        started: the rate of its requests; None before the first.
+        starved: calls with items for it that are to be granted more when it has read.
+        routes: the tenant's route cache, for plain requests; None if it sends none just now.
         out: the transport's outbound; appending to it needs a flush.
+        unfinished: bytes it has sent of messages that are under way in fragments.
     """
 
     __slots__ = (
+        "_is_plain",
         "_local",
         "_tenant_routes",
         "accepting",
@@ -78,8 +95,10 @@ class Link:
         "app",
         "bucket",
         "caller_entry",
+        "congested",
         "connected_at",
         "connection",
+        "consuming",
         "default_service",
         "held",
         "hub",
@@ -90,12 +109,18 @@ class Link:
         "open",
         "out",
         "principal",
+        "requests_left",
+        "resets",
         "routes",
         "sends",
+        "slow_reader",
+        "started",
+        "starved",
         "streams",
         "takes",
         "tenant",
         "transport",
+        "unfinished",
     )
 
     transport: Transport
@@ -122,6 +147,15 @@ class Link:
         self.announcement: Announcement | None = None
         self.bucket: set[Entry] | None = None  # where the wheel holds this link
         self._local: Responder | None = None
+        self._is_plain = False
+        self.congested = False
+        self.slow_reader: SlowReader | None = None
+        self.consuming = 0
+        self.starved: dict[ItemCall, None] = {}
+        self.unfinished = 0
+        self.requests_left = 0
+        self.started: Bucket | None = None
+        self.resets: Bucket | None = None
 
     @property
     def name(self) -> str:
@@ -174,9 +208,19 @@ class Link:
 
     def writable(self, ready: bool) -> None:
         """Outbound rose over its high watermark or fell to the low one."""
+        self.congested = not ready
         self.accepting = ready and self.open and self.connection.phase is Phase.OPEN
+        self._choose_way()
         if self._local is not None:
             self._local.set_writable(ready)
+        if ready:
+            self.slow_reader = None
+            starved, self.starved = self.starved, {}
+            for call in starved:
+                call.settle_down()
+                call.settle_up()
+        else:
+            self.slow_reader = SlowReader(self)
 
     def disconnected(self, error: Exception | None) -> None:
         """The socket is gone, and the session with it."""
@@ -291,7 +335,13 @@ class Link:
     def use_routes(self, routes: Routes, plain: bool) -> None:
         """Give the session its tenant's route cache; *plain* if it sends composite metadata."""
         self._tenant_routes = routes
-        self.routes = routes if plain else None
+        self._is_plain = plain
+        self._choose_way()
+
+    def _choose_way(self) -> None:
+        """Plain requests take the fast way, unless there is a reason to look at every one."""
+        fast = self._is_plain and self.open and not self.congested and not self.hub.is_draining
+        self.routes = self._tenant_routes if fast else None
 
     def refuse(self, code: int, text: str, reason: str) -> None:
         """Refuse the SETUP and close."""
@@ -308,6 +358,27 @@ class Link:
         """A deadline of stream 0 has come (called by the wheel)."""
         self._handle(self.connection.handle_deadline(now))
         self.hub.watch(self)
+
+    # -- limits -----------------------------------------------------------------------------------
+
+    def limit_hit(self, name: str) -> None:
+        """Count that this peer has reached the limit *name*."""
+        self.hub.counters.limits[name] += 1
+
+    def item_room(self) -> int:
+        """Return how many bytes of items one stream may have under way to this peer."""
+        hub = self.hub
+        return min(hub.stream_window, hub.items_under_way // (self.consuming or 1))
+
+    def has_room(self, size: int) -> bool:
+        """Return whether *size* more bytes may wait for this peer, which is congested."""
+        return self.transport.outbound_size() + size <= self.hub.most_waiting
+
+    def cut_off(self, reason: str, text: str) -> None:
+        """End the session without waiting for anything to be read."""
+        self.connection.fail(ErrorCode.CONNECTION_ERROR, text, reason)
+        self.transport.abort()
+        self.end(reason, text)
 
     # -- outbound ---------------------------------------------------------------------------------
 
@@ -349,7 +420,7 @@ class Link:
         """End the session: out of the table, its calls ended on the other side. Idempotent."""
         if not self.hub.remove(self, reason, text):
             return
-        self.open = self.accepting = False
+        self.open = self.accepting = self.congested = False
         self.routes = None
         lost = PeerLost(f"the session of {self.app}/{self.instance} ended ({reason})")
         for held in list(self.held.values()):

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
 from broker.forwarding.call import Call
-from broker.forwarding.credit import Credit
+from broker.forwarding.items import ItemCall
 from broker.routing.selection import DRAW_BITS, choose
 from rsocket_mesh.protocol.frames import (
     FLAG_METADATA,
     MAX_REQUEST_N,
     MAX_STREAM_ID,
-    REQUEST_CHANNEL,
     REQUEST_FNF,
     REQUEST_RESPONSE,
     REQUEST_STREAM,
@@ -28,7 +27,7 @@ from rsocket_mesh.protocol.metadata import DEADLINE, encode_deadline, encode_ent
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
-    from broker.observe.counters import CallCounters
+    from broker.forwarding.routes import Route
 
 _ROUTING_ID: Final = 0xFE  # well-known id 0x7E, as the first byte of an entry
 _DEADLINE_ENTRY: Final = encode_entry(DEADLINE, encode_deadline(0))
@@ -69,7 +68,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
             return False
         deadline = int.from_bytes(data[end - 4 : end], "big")
     route = routes.get(data[begin + 4 : routing_end])
-    if route is None or stream_id in link.held:
+    if route is None or stream_id in link.held or not link.requests_left:
         return False
     provider = route.only
     if provider is None:
@@ -86,13 +85,14 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     ):
         return False
     counters = route.counters
+    granted = initial = 0
     if kind == REQUEST_RESPONSE:
         hub = link.hub
         if deadline is None:
             bucket = hub.default_bucket
         else:
             bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
-        call = Call(link, stream_id, provider, provider_id, kind, counters, bucket, None, None)
+        call = Call(link, stream_id, provider, provider_id, kind, counters, bucket)
         bucket.add(call)
         link.streams[stream_id] = (provider, _stamp(provider_id), law.CALLER_WAITS, call)
         provider.streams[provider_id] = (
@@ -108,7 +108,9 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         initial = int.from_bytes(data[position + 9 : position + 13], "big")
         if not 1 <= initial <= MAX_REQUEST_N:
             return False
-        start_items(link, stream_id, provider, provider_id, kind, counters, initial, deadline)
+        items = start_items(link, stream_id, provider, provider_id, kind, route, initial, deadline)
+        granted = items.granted
+    link.requests_left -= 1
     counters.started += 1
     provider.next_id = provider_id + 2
     out = provider.out
@@ -116,7 +118,12 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         touched.append(provider)
     out.append(data[position : position + 3])
     out.append(_stamp(provider_id))
-    out.append(data[position + 7 : stop])
+    if granted == initial:
+        out.append(data[position + 7 : stop])
+    else:  # the consumer asks for more than the window
+        out.append(data[position + 7 : position + 9])
+        out.append(_stamp(granted))
+        out.append(data[position + 13 : stop])
     return True
 
 
@@ -126,13 +133,12 @@ def start_items(
     provider: Link,
     provider_id: int,
     kind: int,
-    counters: CallCounters,
+    route: Route,
     initial: int,
     deadline: int | None,
-) -> Call:
+) -> ItemCall:
     """Join the legs of a request-stream or request-channel; *deadline* in milliseconds."""
-    up = Credit() if kind == REQUEST_CHANNEL else None
-    call = Call(link, stream_id, provider, provider_id, kind, counters, None, Credit(initial), up)
+    call = ItemCall(link, stream_id, provider, provider_id, kind, route, initial)
     caller_law, provider_law = law.OPENED[kind]
     if deadline is not None:
         provider_law = law.AWAITING_FIRST[kind]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding.law import END, ITEM, ITEM_UP
+from broker.forwarding.law import ITEM, ITEM_UP
 from broker.forwarding.opening import open_call
 from broker.forwarding.turns import think
 from rsocket_mesh.protocol.frames import FLAG_METADATA, MAX_STREAM_ID
@@ -51,27 +51,28 @@ def relay(link: Link, data: bytes) -> int:
         if leg is not None:
             peer, stamp, law, call = leg
             action = law.get(word)
+            # `congested` is read once per batch and peer: behind the first frame, `out` is true.
             if (
                 action is not None
                 and action <= ITEM_UP
+                and ((out := peer.out) or not peer.congested)
                 and (
                     not word & FLAG_METADATA
                     or int.from_bytes(data[position + 9 : position + 12], "big") <= size - 9
                 )
+                and (not action or (credit := call.down if action == ITEM else call.up).left)  # type: ignore[union-attr]  # the law says: open
             ):
-                out = peer.out
                 if not out:
                     touched.append(peer)
                 out.append(data[position : position + 3])
                 out.append(stamp)
                 out.append(data[position + 7 : stop])
-                if action == END:
+                if action:
+                    credit.left -= 1  # type: ignore[union-attr]
+                    credit.bytes += size  # type: ignore[union-attr]
+                else:
                     call.forget()
                     call.counters.ok += 1
-                elif action == ITEM:
-                    call.down.delivered += 1  # type: ignore[union-attr]  # the law says: open
-                elif action == ITEM_UP:
-                    call.up.delivered += 1  # type: ignore[union-attr]  # the law says: open
                 position = stop
                 continue
             thought += 1

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
 from broker.forwarding.call import Call
+from broker.forwarding.credit import first_grant
 from broker.forwarding.opening import start_items
+from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
 from broker.forwarding.relay import relay
 from broker.forwarding.routes import NOBODY, Route
 from broker.forwarding.splice import Wanted, read, splice
@@ -31,6 +33,7 @@ from rsocket_mesh.protocol.frames import (
     CANCEL,
     FLAG_COMPLETE,
     FLAG_FOLLOWS,
+    HEADER,
     MAX_FRAME_SIZE,
     MAX_REQUEST_N,
     PAYLOAD,
@@ -65,6 +68,10 @@ def request_arrived(link: Link, frame: bytes) -> None:
         RemoteProtocolError: the frame is malformed, which ends the connection.
     """
     request = decode_request(frame)
+    refusal = admit(link)
+    if refusal is not None:
+        _refuse(link, request, refusal, None)
+        return
     initial = request.initial_n
     if initial is not None and not 1 <= initial <= MAX_REQUEST_N:
         error = Invalid(f"initial request n of {initial}, must be 1 to {MAX_REQUEST_N}")
@@ -178,6 +185,7 @@ class Arriving:
         _, kind, flags = peek(frame)
         if kind == CANCEL:
             self.release()
+            count_reset(self._link)
             return
         hub = self._link.hub
         limits = hub.config.limits
@@ -304,6 +312,9 @@ class Arriving:
 
     def _open(self, route: Route, provider: Link, provider_id: int, metadata: bytes | None) -> None:
         link, request = self._link, self._request
+        granted = None
+        if request.initial_n is not None:
+            granted = first_grant(request.initial_n, link.item_room(), route.item_bytes)
         try:
             changed = splice(
                 metadata,
@@ -314,17 +325,24 @@ class Arriving:
                 self._remaining() if self._waiting_until is not None else None,
             )
             if changed is metadata:
-                frames = [restamp(self._head[0], provider_id)]
+                frames = [_with_initial_n(restamp(self._head[0], provider_id), granted)]
                 follows, rest = request.follows, self._head[1:] + self._later
             else:
                 data, follows, rest = b"".join(self._data), self._follows, self._later
-                frames = cut_request(request, provider_id, changed, data, follows)
+                carried = request._replace(initial_n=granted)
+                frames = cut_request(carried, provider_id, changed, data, follows)
         except LocalProtocolError as exc:
             self._refuse(Invalid(f"the metadata cannot be passed on: {exc}"))
             return
         route.counters.started += 1
         if follows or request.kind != REQUEST_FNF:
-            self._join(route, provider, provider_id, follows)
+            call = self._join(route, provider, provider_id)
+            if follows:
+                call.set_caller_law(law.REQUESTING[request.kind])
+                error = too_much_unfinished(link, call.piece_up(sum(map(len, frames))))
+                if error is not None:
+                    call.fail_caller(error)
+                    return
         else:
             route.counters.ok += 1
         for frame in frames:
@@ -338,14 +356,12 @@ class Arriving:
             return None
         return max(0, round((self._deadline - self._link.hub.now) * 1000))
 
-    def _join(self, route: Route, provider: Link, provider_id: int, follows: bool) -> None:
+    def _join(self, route: Route, provider: Link, provider_id: int) -> Call:
         link, request = self._link, self._request
         kind, stream_id = request.kind, request.stream_id
         hub = link.hub
         if request.initial_n is None:
-            call = Call(
-                link, stream_id, provider, provider_id, kind, route.counters, None, None, None
-            )
+            call = Call(link, stream_id, provider, provider_id, kind, route.counters, None)
             if kind == REQUEST_RESPONSE:
                 when = self._deadline
                 call.bucket = hub.default_bucket if when is None else hub.wheel.bucket(when)
@@ -355,22 +371,20 @@ class Arriving:
             provider.streams[provider_id] = (link, STREAM_ID.pack(stream_id), provider_law, call)
             provider.in_flight += 1
         else:
+            initial = request.initial_n
             call = start_items(
-                link,
-                stream_id,
-                provider,
-                provider_id,
-                kind,
-                route.counters,
-                request.initial_n,
-                self._remaining(),
+                link, stream_id, provider, provider_id, kind, route, initial, self._remaining()
             )
             if request.complete:
-                call.up = None
-                if not follows:
-                    call.set_caller_law(law.CALLER_ASKS)
-        if follows:
-            call.set_caller_law(law.REQUESTING[kind])
+                call.close_up()
+        return call
+
+
+def _with_initial_n(frame: bytes, initial_n: int | None) -> bytes:
+    """Return the request *frame* with another initial request n, if its kind has one."""
+    if initial_n is None:
+        return frame
+    return frame[: HEADER.size] + STREAM_ID.pack(initial_n) + frame[HEADER.size + 4 :]
 
 
 def cut_request(

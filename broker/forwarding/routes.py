@@ -31,9 +31,11 @@ class Route:
         only: the one provider if there is just one, so that nothing has to be chosen.
         counters: of the service.
         is_builtin: the broker answers itself.
+        item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
+            provider; 0 before the first.
     """
 
-    __slots__ = ("candidates", "counters", "is_builtin", "only")
+    __slots__ = ("candidates", "counters", "is_builtin", "item_bytes", "item_bytes_up", "only")
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
@@ -42,6 +44,7 @@ class Route:
         self.counters = counters
         self.is_builtin = is_builtin
         self.only = candidates.entries[0].provider if len(candidates) == 1 else None
+        self.item_bytes = self.item_bytes_up = 0
 
 
 class Routes(dict[bytes, Route]):
@@ -56,6 +59,11 @@ class Routes(dict[bytes, Route]):
         self._table = table
         self._counters = counters
         self._limit = limit
+        self._defaults: dict[str, Route] = {}
+
+    def clear(self) -> None:
+        super().clear()
+        self._defaults.clear()
 
     def resolve(self, key: bytes) -> Route:
         """Return the route for the routing tags *key*, from the cache or from the table.
@@ -81,14 +89,21 @@ class Routes(dict[bytes, Route]):
 
     def default(self, service: str) -> Route:
         """Return the route to any provider of *service*, for calls that carry no routing."""
+        route = self._defaults.get(service)
+        if route is not None:
+            return route
         entries = tuple(
             Candidate(offer.provider, offer.service, "", offer.instance, offer.seed)
             for offer in self._table.describe(self.tenant, service)
         )
         text = f"nobody serves {service!r}, the default for calls without routing"
-        return self._route(
+        route = self._route(
             Candidates(entries, None if entries else Miss(MissKind.NO_SERVICE, text))
         )
+        if len(self._defaults) >= self._limit:
+            self._defaults.clear()
+        self._defaults[service] = route
+        return route
 
     def _route(self, candidates: Candidates[Link]) -> Route:
         service = candidates.entries[0].service.name if candidates else NOBODY

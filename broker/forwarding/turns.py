@@ -1,7 +1,9 @@
 """Frames of known streams that need thought: what turns a call from one state into the next.
 
-`relay` forwards what the law lets pass; it comes here with the rest. Each action of
-`broker.forwarding.law` above `ITEM_UP` has its function in one table at the end.
+`relay` forwards what the law lets pass; it comes here with the rest: what changes the state of a
+call, items whose credit is to be settled, messages in fragments, and all that goes to a peer that
+does not read what it has. Each action of `broker.forwarding.law` has its function in one table at
+the end.
 """
 
 from __future__ import annotations
@@ -10,17 +12,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
-from broker.forwarding.call import Call, Leg
+from broker.forwarding.call import Leg
+from broker.forwarding.items import ItemCall
+from broker.forwarding.pressure import count_reset, too_much_unfinished
 from broker.observe.counters import CALLER_CANCELED, OK
 from rsocket_mesh.errors import (
     ApplicationError,
+    Canceled,
     ErrorCode,
     Invalid,
     RemoteProtocolError,
+    SlowConsumer,
+    StreamError,
     error_from_wire,
 )
 from rsocket_mesh.protocol.frames import (
     FLAG_COMPLETE,
+    FLAG_FOLLOWS,
     FLAG_METADATA,
     FLAG_NEXT,
     HEADER,
@@ -59,14 +67,16 @@ class Turn:
     Attributes:
         link: where it came from; `peer` where it would go, under the stream id `stamp`.
         frame: the whole frame without prefix; `word` its canonical type and flags.
+        size: bytes of the message that it is, or ends.
     """
 
-    __slots__ = ("call", "frame", "link", "peer", "stamp", "word")
+    __slots__ = ("call", "frame", "link", "peer", "size", "stamp", "word")
 
     def __init__(self, link: Link, frame: bytes, word: int, leg: Leg) -> None:
         self.link = link
         self.frame = frame
         self.word = word
+        self.size = len(frame)
         self.peer, self.stamp, _, self.call = leg
 
     @property
@@ -74,25 +84,77 @@ class Turn:
         """A session may call itself; then the parity of the stream id tells the sides apart."""
         return self.link is self.call.caller and STREAM_ID.unpack_from(self.frame)[0] & 1 == 1
 
+    @property
+    def items(self) -> ItemCall:
+        """The call, which has items: the law says so."""
+        assert isinstance(self.call, ItemCall)
+        return self.call
+
     def forward(self, more_flags: int = 0) -> None:
         """Send the frame on, with its canonical flags and *more_flags*."""
         stream_id = STREAM_ID.unpack(self.stamp)[0]
         self.peer.send(HEADER.pack(stream_id, self.word | more_flags) + self.frame[6:])
+        if self.peer.congested:
+            self.peer.transport.flush()  # so that the next frame of this batch sees it counted
+
+    @property
+    def is_piece(self) -> bool:
+        """Whether the message that this frame belongs to began in an earlier frame."""
+        call = self.call
+        return bool(call.coming_up if self.from_caller else call.coming_down)
+
+    def may_pass(self) -> bool:
+        """Whether there is room for the frame at its receiver; if not, the call has ended."""
+        peer = self.peer
+        if not peer.congested or peer.has_room(len(self.frame)):
+            return True
+        waiting = peer.transport.outbound_size()
+        side = "provider" if self.from_caller else "consumer"
+        self.call.fail(
+            SlowConsumer(f"the {side} does not read: {waiting} bytes wait for it at the broker")
+        )
+        peer.limit_hit("large_payload_bytes")
+        return False
+
+    def overrun(self) -> None:
+        """The sender has sent more items than it had credit for, and more than by habit."""
+        self.link.limit_hit("credit")
+        self.offend(Canceled("items were sent beyond the credit that had been granted for them"))
+
+    def offend(self, error: StreamError) -> None:
+        """The sender broke a rule of the stream: end it for both, and tell each in its way."""
+        call = self.call
+        if self.from_caller:
+            call.fail(error)
+            return
+        call.end((error.token or type(error).__name__).lower())
+        code, text = error.to_wire()
+        call.provider.send(encode_cancel(call.provider_id))
+        if call.kind == REQUEST_CHANNEL:  # only a channel's responder asks, and so hears errors
+            call.provider.send(encode_error(call.provider_id, code, text))
+        call.caller.send(encode_error(call.caller_id, ErrorCode.CANCELED, text))
 
 
 def think(link: Link, data: bytes, position: int, stop: int, word: int, leg: Leg) -> None:
     """Deal with the frame at *position* of the batch *data*, which belongs to *leg*."""
     frame = data[position + 3 : stop]
     plain = law.canonical(word)
-    if plain >> 10 == PAYLOAD and plain & FLAG_METADATA and not _metadata_fits(frame):
+    is_payload = plain >> 10 == PAYLOAD
+    if is_payload and plain & FLAG_METADATA and not _metadata_fits(frame):
         link.violated(f"{describe(frame)}: metadata longer than the frame")
         return
+    turn = Turn(link, frame, plain, leg)
+    if is_payload and turn.is_piece and not plain & FLAG_NEXT:
+        turn.word = plain = plain | FLAG_NEXT  # the last piece: some leave it out, others insist
     action = leg[2].get(plain)
     if action is None:
         link.ignored(TYPE_NAMES.get(plain >> 10, "unknown type"))
         return
     try:
-        ACTIONS[action](Turn(link, frame, plain, leg))
+        if not is_payload:
+            ACTIONS[action & ~law.THINK](turn)
+        elif turn.may_pass():
+            _take_payload(turn, ACTIONS[action & ~law.THINK])
     except RemoteProtocolError as exc:
         link.violated(str(exc))
 
@@ -101,17 +163,62 @@ def _metadata_fits(frame: bytes) -> bool:
     return len(frame) >= 9 and int.from_bytes(frame[6:9], "big") <= len(frame) - 9
 
 
-# -- what only its flags made unusual -------------------------------------------------------------
+def _take_payload(turn: Turn, action: Callable[[Turn], None]) -> None:
+    """Act on a PAYLOAD, and keep account of the message if it comes in fragments."""
+    call = turn.call
+    if turn.word & FLAG_FOLLOWS:
+        size = (call.piece_up if turn.from_caller else call.piece_down)(len(turn.frame))
+        error = too_much_unfinished(turn.link, size)
+        if error is not None:
+            turn.offend(error)
+            return
+        action(turn)
+    elif turn.is_piece:
+        # The first look, since afterwards the call may be over.
+        from_caller = turn.from_caller
+        turn.size += call.coming_up if from_caller else call.coming_down
+        action(turn)
+        # Only now may credit go to whom the message went.
+        if from_caller and call.coming_up:
+            call.whole_up()
+        elif not from_caller and call.coming_down:
+            call.whole_down()
+    else:
+        action(turn)
 
 
-def _pass(turn: Turn) -> None:
+# -- items ----------------------------------------------------------------------------------------
+
+
+def _piece(turn: Turn) -> None:
     turn.forward()
 
 
 def _item(turn: Turn) -> None:
-    credit = turn.call.up if turn.from_caller else turn.call.down
-    if credit is not None:
-        credit.delivered += 1
+    call = turn.items
+    credit = call.up if turn.from_caller else call.down
+    assert credit is not None  # the law of a closed half has no items
+    credit.deliver(turn.size)
+    if credit.is_overrun:
+        turn.overrun()
+        return
+    turn.forward()
+    if not credit.left:
+        if turn.from_caller:
+            call.settle_up()
+        else:
+            call.settle_down()
+
+
+def _last(turn: Turn) -> None:
+    """The end of a stream, maybe with its last item."""
+    credit = turn.call.down
+    if turn.word & FLAG_NEXT and credit is not None:
+        credit.deliver(turn.size)
+        if credit.is_overrun:
+            turn.overrun()
+            return
+    turn.call.end(OK)
     turn.forward()
 
 
@@ -132,6 +239,17 @@ def _blank(turn: Turn) -> None:
     turn.link.send(encode_request_n(stream_id, 1))
 
 
+def _first(turn: Turn) -> None:
+    """The first item, or its first fragment, has come: the deadline is met."""
+    call = turn.call
+    call.disarm()
+    call.set_provider_law(law.ITEMS if call.kind != REQUEST_CHANNEL else law.CHANNEL_DOWN)
+    if turn.word & FLAG_FOLLOWS:
+        turn.forward()
+    else:
+        _item(turn)
+
+
 # -- the life of a request ------------------------------------------------------------------------
 
 
@@ -146,67 +264,51 @@ def _requested(turn: Turn) -> None:
         call.set_caller_law(law.OPENED[call.kind][0])
         return
     if turn.word & FLAG_COMPLETE or call.up is None:
-        _close_up(call)
+        _close_up(turn.items)
     elif call.down is None:
         call.set_caller_law(law.CHANNEL_UP_ONLY)
     else:
         call.set_caller_law(law.CHANNEL_UP)
 
 
-def _first(turn: Turn) -> None:
-    """The first item, or its first fragment, has come: the deadline is met."""
-    call = turn.call
-    call.disarm()
-    call.set_provider_law(
-        law.ITEMS if call.kind != REQUEST_CHANNEL else law.CHANNEL_DOWN,
-    )
-    plain = call.provider.streams[call.provider_id][2]
-    if plain[turn.word] == law.ITEM and call.down is not None:
-        call.down.delivered += 1
-    turn.forward()
-
-
 def _half_close(turn: Turn) -> None:
+    """A channel's half ends, maybe with its last item."""
+    call = turn.items
+    credit = call.up if turn.from_caller else call.down
+    if turn.word & FLAG_NEXT and credit is not None:
+        credit.deliver(turn.size)
+        if credit.is_overrun:
+            turn.overrun()
+            return
     turn.forward()
     if turn.from_caller:
-        _close_up(turn.call)
+        _close_up(call)
     else:
-        turn.call.disarm()
-        if turn.call.close_down():
-            turn.call.end(OK)
+        call.disarm()
+        if call.close_down():
+            call.end(OK)
 
 
-def _close_up(call: Call) -> None:
+def _close_up(call: ItemCall) -> None:
     if call.close_up():
         call.end(OK)
 
 
 def _demand(turn: Turn) -> None:
     items = decode_request_n(turn.frame)
-    call = turn.call
-    if not 1 <= items <= MAX_REQUEST_N:
-        _refuse_demand(turn, items)
+    call = turn.items
+    if not 1 <= items <= MAX_REQUEST_N:  # ends the stream, both ways (C-76)
+        turn.offend(Invalid(f"REQUEST_N of {items}, must be 1 to {MAX_REQUEST_N}"))
         return
     credit = call.down if turn.from_caller else call.up
     if credit is None:
         turn.link.ignored("REQUEST_N for a closed half")
         return
-    grant = credit.ask(items)
-    if grant:
-        turn.peer.send(encode_request_n(STREAM_ID.unpack(turn.stamp)[0], grant))
-
-
-def _refuse_demand(turn: Turn, items: int) -> None:
-    """REQUEST_N of 0 or over 2^31-1 ends the stream, both ways (C-76)."""
-    error = Invalid(f"REQUEST_N of {items}, must be 1 to {MAX_REQUEST_N}")
-    call = turn.call
-    call.end("invalid")
-    code, text = error.to_wire()
-    turn.link.send(encode_error(STREAM_ID.unpack_from(turn.frame)[0], code, text))
+    credit.ask(items)
     if turn.from_caller:
-        call.cancel_provider()
+        call.settle_down()
     else:
-        call.caller.send(encode_error(call.caller_id, ErrorCode.CANCELED, text))
+        call.settle_up()
 
 
 # -- endings --------------------------------------------------------------------------------------
@@ -216,6 +318,7 @@ def _stop(turn: Turn) -> None:
     call = turn.call
     call.end(CALLER_CANCELED)
     call.cancel_provider()
+    count_reset(turn.link)
 
 
 def _refuse_more(turn: Turn) -> None:
@@ -226,7 +329,7 @@ def _refuse_more(turn: Turn) -> None:
         return
     requesting = call.is_requesting
     call.caller.send(encode_cancel(call.caller_id))
-    if call.close_up():
+    if turn.items.close_up():
         call.end(OK)
     elif requesting:
         # The rest of the request's fragments is of no use to anybody now.
@@ -237,6 +340,7 @@ def _fail(turn: Turn) -> None:
     error = decode_error(turn.frame)
     if turn.from_caller:
         turn.call.end(CALLER_CANCELED)
+        count_reset(turn.link)
         if turn.call.kind != REQUEST_CHANNEL:  # only a channel's requester has items to fail
             turn.call.cancel_provider()
             return
@@ -261,10 +365,10 @@ def _readable(frame: bytes, error: Error, stream_id: int) -> bytes:
 
 
 ACTIONS: Final[dict[int, Callable[[Turn], None]]] = {
-    law.PASS: _pass,
+    law.END: _end,
     law.ITEM: _item,
     law.ITEM_UP: _item,
-    law.END: _end,
+    law.PIECE: _piece,
     law.ANSWER: _answer,
     law.FIRST: _first,
     law.REQUESTED: _requested,
@@ -274,4 +378,5 @@ ACTIONS: Final[dict[int, Callable[[Turn], None]]] = {
     law.REFUSE_MORE: _refuse_more,
     law.FAIL: _fail,
     law.BLANK: _blank,
+    law.LAST: _last,
 }

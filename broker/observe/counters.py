@@ -13,19 +13,37 @@ CALLER_CANCELED = "caller_canceled"  # the caller sent CANCEL
 OTHERS = "(other)"  # the account of services for which there was no room
 MAX_SERVICES = 10_000  # accounts, about 0.5 KiB each; they outlive the services
 CALLER_LOST = "caller_lost"  # the caller's session ended before the answer
+STARVED_BY = ("caller_demand", "caller_socket", "provider_demand", "provider_socket")
 
 
 class CallCounters:
     """Calls to one service. Outcomes other than `ok` are counted by token or code name in lower
     case: `no_route`, `peer_lost`, `deadline_exceeded`, `application`, ..."""
 
-    __slots__ = ("ok", "others", "service", "started")
+    __slots__ = (
+        "credit_granted",
+        "credit_returned",
+        "credit_used",
+        "ok",
+        "others",
+        "service",
+        "started",
+        "starved_seconds",
+    )
 
     def __init__(self, service: str) -> None:
         self.service = service
         self.started = 0
         self.ok = 0
         self.others: Counter[str] = Counter()
+        # Items, in both directions of streams and channels. What is outstanding is what was granted
+        # and neither used nor returned by the end of its stream; used is known once per settling.
+        self.credit_granted = 0
+        self.credit_used = 0
+        self.credit_returned = 0
+        # Time in which a producer had no credit, by whose doing that was: `caller_demand` (it asked
+        # for no more), `caller_socket` (it asked and did not read), `provider_...` likewise.
+        self.starved_seconds: dict[str, float] = dict.fromkeys(STARVED_BY, 0.0)
 
 
 class Counters:
@@ -41,6 +59,7 @@ class Counters:
         "frames_in",
         "frames_out",
         "ignored",
+        "limits",
         "refused",
     )
 
@@ -50,6 +69,7 @@ class Counters:
         self.closes: Counter[str] = Counter()  # connections by reason
         self.dropped: Counter[str] = Counter()  # fire-and-forget and pushes, by reason
         self.ignored: Counter[str] = Counter()  # frames out of place, by what they were
+        self.limits: Counter[str] = Counter()  # times a limit was hit, by its config key
         self.frames_in = 0
         self.frames_out = 0
         self.bytes_in = 0  # of connections that have ended; the live ones hold their own

@@ -65,6 +65,7 @@ class BrokerCollector(Collector):
         yield from self._traffic(snapshot)
         yield from self._service_states(snapshot)
         yield from self._calls()
+        yield from self._credit()
 
     def _connections(self, snapshot: Snapshot) -> Iterator[Metric]:
         counters = self._view.counters
@@ -130,6 +131,30 @@ class BrokerCollector(Collector):
         )
         for key, number in ended.items():
             family.add_metric(key, number)
+        yield family
+
+    def _credit(self) -> Iterator[Metric]:
+        granted: Counter[str] = Counter()
+        used: Counter[str] = Counter()
+        outstanding: Counter[str] = Counter()
+        starved: dict[tuple[str, str], float] = {}
+        for calls in self._view.counters.calls.values():
+            service = self._services.of(calls.service)
+            granted[service] += calls.credit_granted
+            used[service] += calls.credit_used
+            outstanding[service] += calls.credit_granted - calls.credit_used - calls.credit_returned
+            for by, seconds in calls.starved_seconds.items():
+                starved[service, by] = starved.get((service, by), 0.0) + seconds
+        yield _counter("credit_granted", "Items granted to producers.", granted, "service")
+        yield _counter("credit_used", "Items that producers sent.", used, "service")
+        yield _gauge("credit_outstanding", "Items they may still send.", outstanding, "service")
+        family = CounterMetricFamily(
+            "rsocket_broker_starved_seconds",
+            "Time in which producers had no credit, by who gave none.",
+            labels=("service", "by"),
+        )
+        for key, seconds in starved.items():
+            family.add_metric(key, seconds)
         yield family
 
 

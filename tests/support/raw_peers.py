@@ -35,7 +35,7 @@ from rsocket_mesh.transport.base import Transport
 
 
 class ListTransport(Transport):
-    """Keeps what was flushed."""
+    """Keeps what was flushed; how much of it counts as unread is the test's to say."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,6 +47,7 @@ class ListTransport(Transport):
         self.written = b""
         self.closed = False
         self.flushes = 0
+        self.waiting = 0  # bytes that a peer that does not read would leave
 
     def flush(self) -> None:
         self.flushes += 1
@@ -61,7 +62,7 @@ class ListTransport(Transport):
         pass
 
     def outbound_size(self) -> int:
-        return 0
+        return self.waiting
 
     def close(self) -> None:
         self.flush()

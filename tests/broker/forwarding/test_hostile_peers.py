@@ -271,10 +271,13 @@ async def test_answers_of_the_broker_that_nobody_reads_are_bounded_in_number() -
     caller.send(request(REQUEST_RESPONSE, 1, "mesh.registry.list", b""))
     await turns()
     caller.received()
+    requests = [
+        request(REQUEST_RESPONSE, 3 + 2 * i, "mesh.registry.list", b"")
+        for i in range(OWN_STREAMS + 10)
+    ]
+    caller.send(*requests)
     caller.link.writable(False)
-    for i in range(OWN_STREAMS + 10):
-        caller.send(request(REQUEST_RESPONSE, 3 + 2 * i, "mesh.registry.list", b""))
-        await turns()
+    await turns()
     errors = [decode_error(frame) for frame in caller.received()]
     assert len(errors) == 10
     assert all(error.text.startswith("OVERLOADED: ") for error in errors)

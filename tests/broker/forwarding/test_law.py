@@ -65,17 +65,17 @@ def test_undefined_flag_bits_change_nothing(word: int, name: str) -> None:
         ("RESPONSE", N | C, law.END),
         ("RESPONSE", C, law.END),  # C-68
         ("RESPONSE", N, law.ANSWER),  # C-67
-        ("RESPONSE", N | F, law.PASS),
+        ("RESPONSE", N | F, law.PIECE),
         ("ITEMS", N, law.ITEM),
-        ("ITEMS", N | C, law.END),
-        ("ITEMS", C, law.END),
-        ("ITEMS", N | F, law.PASS),  # C-94: a fragment is not an item
-        ("ITEMS", N | F | C, law.END),  # C-97: F is ignored with C
-        ("ITEMS", F, law.PASS),  # accepted without N, forwarded with it
+        ("ITEMS", N | C, law.LAST),
+        ("ITEMS", C, law.LAST),
+        ("ITEMS", N | F, law.PIECE),  # C-94: a fragment is not an item
+        ("ITEMS", N | F | C, law.LAST),  # C-97: F is ignored with C
+        ("ITEMS", F, law.PIECE),  # accepted without N, forwarded with it
         ("ITEMS", 0, law.BLANK),  # C-88
         ("FIRST_ITEM", N, law.FIRST),
         ("FIRST_ITEM", N | F, law.FIRST),
-        ("FIRST_ITEM", C, law.END),
+        ("FIRST_ITEM", C, law.LAST),
         ("CHANNEL_UP", N, law.ITEM_UP),
         ("CHANNEL_UP", N | C, law.HALF_CLOSE),
         ("CHANNEL_DOWN", C, law.HALF_CLOSE),
