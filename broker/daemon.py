@@ -72,7 +72,7 @@ class Broker:
         tls = server_tls(listener.certificate, listener.key) if listener.certificate else None
         return await listen(
             listener.url,
-            partial(self.hub.new_link, listener.default_service),
+            partial(self.hub.receiver, listener.default_service),
             tls=tls,
             allowed_origins=listener.allowed_origins,
             max_frame=limits.frame_bytes,

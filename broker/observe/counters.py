@@ -41,6 +41,7 @@ class Counters:
         "frames_in",
         "frames_out",
         "ignored",
+        "limits",
         "refused",
     )
 
@@ -50,6 +51,7 @@ class Counters:
         self.closes: Counter[str] = Counter()  # connections by reason
         self.dropped: Counter[str] = Counter()  # fire-and-forget and pushes, by reason
         self.ignored: Counter[str] = Counter()  # frames out of place, by what they were
+        self.limits: Counter[str] = Counter()  # times a limit was hit, by its config key
         self.frames_in = 0
         self.frames_out = 0
         self.bytes_in = 0  # of connections that have ended; the live ones hold their own

@@ -169,7 +169,7 @@ def test_an_oversized_frame_ends_its_connection_before_its_body_has_come(
         assert code == ErrorCode.CONNECTION_ERROR
         assert str(FRAME_LIMIT) in text
         assert str(FRAME_LIMIT + 1) in text
-        logged_once(broker, "protocol-error", client.name)
+        logged_once(broker, "frame-too-long", client.name)
     others_are_served(broker)
 
 
