@@ -77,6 +77,8 @@ class Broker:
             allowed_origins=listener.allowed_origins,
             max_frame=limits.frame_bytes,
             max_outbound=limits.outbound_bytes,
+            spare_descriptors=limits.spare_descriptors,
+            paused=self.hub.admission.paused,
         )
 
     def _builtin(self, hub: Hub, link: Link) -> RequestHandler:

@@ -37,6 +37,12 @@ class Admission:
         """Whether there is no place for another connection."""
         return len(self._hub.links) >= self._limits.connections
 
+    def paused(self) -> None:
+        """The last descriptors but those to spare are in use, and nothing is accepted for now."""
+        self._hub.counters.limits["spare_descriptors"] += 1
+        most = self._limits.spare_descriptors
+        self._hub.log_pause(f"at most {most} open files are left; raise the limit (ulimit -n)")
+
     def came(self, link: Link) -> None:
         """Give *link*, whose transport is there, its place, or end it."""
         address = link.transport.peer_address

@@ -292,6 +292,11 @@ class Hub:
             self._log_end(key, link.name, reason, text)
         return True
 
+    def log_pause(self, text: str) -> None:
+        """Say that new connections have to wait."""
+        if self._log_limit.admit("pause", self._time()) is not None:
+            _log.warning("no connections are accepted for now: %s", text)
+
     def _log_end(self, key: str, name: str, reason: str, text: str) -> None:
         left_out = self._log_limit.admit(key, self.now)
         if left_out is not None:
