@@ -13,7 +13,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Struct
 
 from broker.addresses import admin_address, check_exposure, listener_address, socket_name
-from broker.knobs import ConfigError, about, count, seconds, size
+from broker.knobs import GIB, KIB, MIB, ConfigError, about, count, seconds, size
+from broker.limits import ConnectionLimits
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 
 __all__ = [
@@ -26,11 +27,6 @@ __all__ = [
     "LogConfig",
     "RoutingConfig",
 ]
-
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
 
 INSECURE: Final = (
     "Confirms that whoever can reach the address may use it: nobody is asked who they are. Without"
@@ -123,8 +119,8 @@ class AdminConfig(Struct, frozen=True):
         check_exposure(address, self.insecure)
 
 
-class Limits(Struct, frozen=True):
-    """What one peer, and all of them together, may make the broker hold."""
+class Limits(ConnectionLimits, frozen=True):
+    """What one peer, and all of them together, may make the broker hold or do."""
 
     frame_bytes: Annotated[
         int,
@@ -218,7 +214,7 @@ class Limits(Struct, frozen=True):
             0.1,
             300,
         ),
-    ] = 10.0
+    ] = 5.0
     lifetime_min: Annotated[
         float,
         seconds(

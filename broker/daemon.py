@@ -75,11 +75,13 @@ class Broker:
         tls = server_tls(listener.certificate, listener.key) if listener.certificate else None
         return await listen(
             listener.url,
-            partial(self.hub.new_link, listener.default_service),
+            partial(self.hub.receiver, listener.default_service),
             tls=tls,
             allowed_origins=listener.allowed_origins,
             max_frame=limits.frame_bytes,
             max_outbound=limits.outbound_bytes + limits.large_payload_bytes + CONTROL_ROOM,
+            spare_descriptors=limits.spare_descriptors,
+            paused=self.hub.admission.paused,
         )
 
     def _builtin(self, hub: Hub, link: Link) -> RequestHandler:

@@ -27,6 +27,9 @@ UNITS: Final[dict[str, dict[str, float]]] = {
     },
     "seconds": {"ms": 0.001, "s": 1, "min": 60, "h": 3600},
 }  # fmt: skip
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
 _QUANTITY: Final = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _MAX_SHOWN: Final = 60  # characters of a wrong value that an error repeats
 

@@ -81,6 +81,10 @@ class RemoteProtocolError(ProtocolError):
         self.code = int(code)
 
 
+class FrameTooLong(RemoteProtocolError):
+    """The peer announced a frame longer than we take; none of it was kept."""
+
+
 class ConnectionClosed(RSocketError):
     """The connection has ended; what was in flight on it has an unknown outcome.
 

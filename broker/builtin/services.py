@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import msgspec
 
 from broker.builtin.documents import change_document, service_description, service_list
+from broker.forwarding.limiter import OverLimit
 from broker.routing.table import Change
 from rsocket_mesh.codec import Codec, DecodeError, codec_for
 from rsocket_mesh.errors import Invalid, NoRoute
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from broker.forwarding.link import Link
 
 MAX_CHANGES_KEPT: Final = 256  # per watcher that reads slowly; beyond it gets a fresh snapshot
+
+MAX_ACCEPTED: Final = 16  # types of an accept list that are looked at; we know two
 
 
 class Question(NamedTuple):
@@ -150,7 +153,7 @@ class BuiltinServices:
                 elif entry.mime == DATA_MIME_TYPE:
                     data_type = decode_mime(entry.content)
                 elif entry.mime == ACCEPT_MIME_TYPES:
-                    accepted = decode_mimes(entry.content)
+                    accepted = decode_mimes(entry.content, MAX_ACCEPTED)
         codec = _structured(data_type) or _JSON
         answer_codec = next(filter(None, map(_structured, accepted)), codec)
         states_type = mime == COMPOSITE and answer_codec.mime != connection_type
@@ -173,11 +176,16 @@ class BuiltinServices:
         return found
 
     def _announce(self, question: Question) -> Any:
-        size, limit = len(question.data), self._hub.config.limits.announcement_bytes
-        if size > limit:
-            raise Invalid(f"announcement of {size} bytes exceeds the limit of {limit}")
-        announcement = question.argument(Announcement)
-        check_announcement(announcement)
+        limiter = self._hub.limiter
+        try:
+            limiter.check_announcement_size(len(question.data))
+            limiter.check_change(self._link, len(question.data))
+            announcement = question.argument(Announcement)
+            check_announcement(announcement)
+            limiter.check_announcement(announcement)
+        except OverLimit as exc:
+            limiter.hit(exc.limit, self._link, exc.text)
+            raise
         return msgspec.to_builtins(self._hub.announce(self._link, announcement))
 
     def _snapshot(self) -> dict[str, Any]:

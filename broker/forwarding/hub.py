@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from broker.config import Config
+from broker.forwarding.admission import TOO_MANY, Admission, TurnedAway
 from broker.forwarding.credit import STREAM_WINDOW
+from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape, Wanted, read, splice_push
@@ -23,7 +25,12 @@ from broker.observe.counters import Counters
 from broker.observe.logs import OncePer
 from broker.routing.selection import choose
 from broker.routing.table import Change, RoutingTable
-from rsocket_mesh.errors import ErrorCode, Invalid, LocalProtocolError, StreamError
+from rsocket_mesh.errors import (
+    ErrorCode,
+    Invalid,
+    LocalProtocolError,
+    StreamError,
+)
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
 from rsocket_mesh.protocol.connection import Connection, Role
@@ -32,10 +39,12 @@ from rsocket_mesh.protocol.metadata import (
     ANNOUNCE,
     COMPOSITE,
     NOTICE,
+    TooMany,
     encode_entry,
     find_entry,
 )
 from rsocket_mesh.protocol.rates import Rate
+from rsocket_mesh.transport.base import Receiver, Transport
 from rsocket_mesh.transport.framed import HIGH_WATER
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ class Hub:
 
     Attributes:
         links: every live connection, also those whose SETUP has not come yet.
+        limiter: what each of them may say how often.
         now: the loop's clock at the batch that is being processed, in seconds.
         default_bucket: the wheel's set for calls that start now and name no deadline.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
@@ -101,6 +111,8 @@ class Hub:
         self.default_bucket: set[Entry] = set()
         self._bucket_until = 0.0
         self.tick()
+        self.limiter = Limiter(config.limits, counters, self._log_limit)
+        self.admission = Admission(self)
 
     # -- time -------------------------------------------------------------------------------------
 
@@ -137,8 +149,18 @@ class Hub:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def new_link(self, default_service: str) -> Link:
+    def receiver(self, default_service: str) -> Receiver:
         """Return the receiver for a connection that has just been accepted."""
+        return TurnedAway(self) if self.admission.is_full() else self.new_link(default_service)
+
+    def turned_away(self, transport: Transport, text: str) -> None:
+        """Count and log a connection that there was no place for."""
+        self.counters.limits["connections"] += 1
+        self.counters.closes[TOO_MANY] += 1
+        self._log_end(TOO_MANY, f"({transport.name})", TOO_MANY, text)
+
+    def new_link(self, default_service: str) -> Link:
+        """Return a session for a connection that has just been accepted."""
         self.tick()
         self._link_ids += 1
         link = self.links[self._link_ids] = Link(self, self._link_ids, default_service)
@@ -161,6 +183,7 @@ class Hub:
 
     def admit(self, link: Link, setup: Setup) -> None:
         """Accept or refuse the SETUP of *link*, and register what it announces."""
+        self.admission.spoke(link)
         try:
             announced = self._announced(setup)
         except Invalid as exc:
@@ -197,13 +220,16 @@ class Hub:
     def _announced(self, setup: Setup) -> bytes | None:
         if setup.metadata is None or setup.metadata_mime != COMPOSITE:
             return None
-        return find_entry(setup.metadata, ANNOUNCE)
+        try:
+            return find_entry(setup.metadata, ANNOUNCE, self.config.limits.metadata_entries)
+        except TooMany as exc:
+            raise OverLimit("metadata_entries", exc.text) from None
 
     def _decoded(self, raw: bytes) -> Announcement:
-        limit = self.config.limits.announcement_bytes
-        if len(raw) > limit:
-            raise Invalid(f"announcement of {len(raw)} bytes exceeds the limit of {limit}")
-        return decode_announcement(raw)
+        self.limiter.check_announcement_size(len(raw))
+        announcement = decode_announcement(raw)
+        self.limiter.check_announcement(announcement)
+        return announcement
 
     def _shared(self, shape: Shape) -> Shape:
         """One object per shape, so that the hot path compares identities. Bounded: those that no
@@ -223,6 +249,8 @@ class Hub:
 
     def _refuse(self, link: Link, code: ErrorCode, error: StreamError) -> None:
         self.counters.refused[(error.token or code.name).lower()] += 1
+        if isinstance(error, OverLimit):
+            self.counters.limits[error.limit] += 1
         link.refuse(code, error.to_wire()[1], "setup-refused")
 
     def announce(self, link: Link, announcement: Announcement) -> Announcement:
@@ -261,6 +289,7 @@ class Hub:
             return False
         if link.bucket is not None:
             link.bucket.discard(link)
+        self.admission.left(link)
         self.counters.closes[reason] += 1
         self.counters.bytes_in += link.transport.bytes_in
         self.counters.bytes_out += link.transport.bytes_out
@@ -273,19 +302,26 @@ class Hub:
             _log.log(level, "%s left: %s", link.name, reason)
         else:
             key = f"{reason} {link.app} {link.transport.peer_address or link.transport.scheme}"
-            left_out = self._log_limit.admit(key, self.now)
-            if left_out is not None:
-                more = f" ({left_out} like it were left out before)" if left_out else ""
-                _log.warning("%s closed: %s: %s%s", link.name, reason, text, more)
+            self._log_end(key, link.name, reason, text)
         return True
+
+    def log_pause(self, text: str) -> None:
+        """Say that new connections have to wait."""
+        if self._log_limit.admit("pause", self._time()) is not None:
+            _log.warning("no connections are accepted for now: %s", text)
+
+    def _log_end(self, key: str, name: str, reason: str, text: str) -> None:
+        left_out = self._log_limit.admit(key, self.now)
+        if left_out is not None:
+            more = f" ({left_out} like it were left out before)" if left_out else ""
+            _log.warning("%s closed: %s: %s%s", name, reason, text, more)
 
     # -- routing ----------------------------------------------------------------------------------
 
     def _routes_of(self, tenant: str) -> Routes:
         routes = self._routes.get(tenant)
         if routes is None:
-            limit = self.config.routing.route_cache
-            routes = self._routes[tenant] = Routes(tenant, self.table, self.counters, limit)
+            routes = self._routes[tenant] = Routes(tenant, self.table, self.counters, self.config)
         return routes
 
     def _changed(self, change: Change) -> None:
@@ -305,9 +341,12 @@ class Hub:
     def pushed(self, link: Link, metadata: bytes) -> None:
         """Take a METADATA_PUSH of *link*: an announcement, or something for a provider."""
         try:
-            wanted = read(metadata, link.sends.metadata_mime)
+            self.limiter.check_push(link, len(metadata))
+            most = self.config.limits.metadata_entries
+            wanted = read(metadata, link.sends.metadata_mime, most)
             announced = next((e.content for e in wanted.entries if e.mime == ANNOUNCE), None)
             if announced is not None:
+                self.limiter.check_change(link, len(announced))
                 self.announce(link, self._decoded(announced))
             else:
                 self._pass_push(link, wanted, metadata)
@@ -328,6 +367,8 @@ class Hub:
 
     def _drop_push(self, link: Link, error: StreamError) -> None:
         self.counters.dropped[f"push_{(error.token or 'error').lower()}"] += 1
+        if isinstance(error, OverLimit):
+            self.limiter.hit(error.limit, link, error.text)
         _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
 
     def begin_drain(self, timeout: float) -> None:

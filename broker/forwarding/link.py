@@ -50,7 +50,7 @@ from rsocket_mesh.protocol.frames import (
 )
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix
 from rsocket_mesh.protocol.rates import Bucket
-from rsocket_mesh.transport.base import Transport
+from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Transport
 
 if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
@@ -94,6 +94,7 @@ class Link:
         "announcement",
         "app",
         "bucket",
+        "buckets",
         "caller_entry",
         "congested",
         "connected_at",
@@ -146,6 +147,7 @@ class Link:
         self.app = self.instance = "-"
         self.announcement: Announcement | None = None
         self.bucket: set[Entry] | None = None  # where the wheel holds this link
+        self.buckets: dict[str, Bucket] = {}  # what it has used of each rate, by limit
         self._local: Responder | None = None
         self._is_plain = False
         self.congested = False
@@ -169,6 +171,7 @@ class Link:
         self.transport = transport
         self.out = transport.outbound
         self.hub.watch(self)
+        self.hub.admission.came(self)
 
     def batch_received(self, data: bytes) -> int:
         """Cut *data* into frames and deal with them in order; return how many bytes were used."""
@@ -194,6 +197,12 @@ class Link:
                 self._handle(self.connection.receive_frame(head, self.hub.now))
             return len(data)
         stop = PREFIX_SIZE + int.from_bytes(data[:PREFIX_SIZE], "big")
+        most = self.hub.config.limits.setup_bytes
+        if stop - PREFIX_SIZE > most:
+            text = f"SETUP frame of {stop - PREFIX_SIZE} bytes exceeds the limit of {most}"
+            self.hub.counters.limits["setup_bytes"] += 1
+            self.fail(ErrorCode.INVALID_SETUP, text, "invalid-setup")
+            return len(data)
         if stop > len(data) or stop < PREFIX_SIZE + HEADER.size:
             return 0
         self.hub.counters.frames_in += 1
@@ -202,9 +211,11 @@ class Link:
             return len(data)
         return stop + relay(self, data[stop:]) if stop < len(data) else stop
 
-    def protocol_violated(self, text: str) -> None:
+    def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The transport cannot cut frames any more."""
-        self.violated(text)
+        if reason == FRAME_TOO_LONG:
+            self.hub.counters.limits["frame_bytes"] += 1
+        self.fail(ErrorCode.CONNECTION_ERROR, text, reason)
 
     def writable(self, ready: bool) -> None:
         """Outbound rose over its high watermark or fell to the low one."""
@@ -234,7 +245,8 @@ class Link:
         try:
             stream_id, kind, flags = peek(frame)
             if stream_id == 0:
-                self._handle(self.connection.receive_frame(frame, self.hub.now))
+                if self.hub.limiter.allows_control(self, kind, frame):
+                    self._handle(self.connection.receive_frame(frame, self.hub.now))
             elif (held := self.held.get(stream_id)) is not None:
                 held.take(frame)
             elif self._local is not None and (
@@ -302,6 +314,8 @@ class Link:
                 self.hub.watch(self)
             elif isinstance(event, ConnectionEnded):
                 self._flush_connection()
+                if event.reason == "setup-timeout":
+                    self.hub.counters.limits["setup_timeout"] += 1
                 self.end(event.reason, str(event.error))
                 return
         self._flush_connection()

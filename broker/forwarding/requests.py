@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from broker.forwarding import law
 from broker.forwarding.call import Call
 from broker.forwarding.credit import first_grant
+from broker.forwarding.limiter import OverLimit
 from broker.forwarding.opening import start_items
 from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
 from broker.forwarding.relay import relay
@@ -26,6 +27,7 @@ from rsocket_mesh.errors import (
     LocalProtocolError,
     NoRoute,
     Overloaded,
+    RateLimited,
     StreamError,
     Unavailable,
 )
@@ -85,6 +87,8 @@ def request_arrived(link: Link, frame: bytes) -> None:
 
 
 def _refuse(link: Link, request: Request, error: StreamError, route: Route | None) -> None:
+    if isinstance(error, OverLimit):
+        link.hub.limiter.hit(error.limit, link, error.text)
     counters = route.counters if route is not None else link.hub.counters.calls_to(NOBODY)
     token = (error.token or "error").lower()
     counters.started += 1
@@ -146,9 +150,11 @@ class Arriving:
         hub = self._link.hub
         limits = hub.config.limits
         if len(hub.held) >= limits.waiting_requests:
+            hub.counters.limits["waiting_requests"] += 1
             text = f"{len(hub.held)} requests are waiting, the limit is {limits.waiting_requests}"
             self._refuse(Overloaded(text))
         elif hub.held_bytes + self._size > limits.waiting_bytes:
+            hub.counters.limits["waiting_bytes"] += 1
             text = f"{hub.held_bytes} bytes of requests wait, the limit is {limits.waiting_bytes}"
             self._refuse(Overloaded(text))
         else:
@@ -193,6 +199,7 @@ class Arriving:
         hub.held_bytes += len(frame) + FRAGMENT_OVERHEAD
         if hub.held_bytes > limits.waiting_bytes:
             self.release()
+            hub.counters.limits["waiting_bytes"] += 1
             text = f"{hub.held_bytes} bytes of requests wait, the limit is {limits.waiting_bytes}"
             self._refuse(Overloaded(text))
         elif self.is_metadata_complete or kind != PAYLOAD:
@@ -214,7 +221,8 @@ class Arriving:
         limit = self._link.hub.config.limits.metadata_bytes
         if size > limit:
             self.release()
-            self._refuse(Invalid(f"metadata of {size} bytes exceeds the limit of {limit}"))
+            text = f"metadata of {size} bytes exceeds the limit of {limit}"
+            self._refuse(OverLimit("metadata_bytes", text))
         elif fragment.metadata is None or fragment.data or not self._follows:
             self.is_metadata_complete = True
             self.release()
@@ -243,6 +251,11 @@ class Arriving:
 
     def _serve(self) -> None:
         link = self._link
+        try:
+            link.hub.limiter.check_own_call(link)
+        except RateLimited as exc:
+            self._refuse(exc)
+            return
         if link.local.open_streams >= OWN_STREAMS:
             self._refuse(Overloaded(f"{OWN_STREAMS} calls to the broker are open; finish some"))
             return
@@ -269,10 +282,12 @@ class Arriving:
 
     def _read(self, metadata: bytes | None) -> Wanted:
         link = self._link
-        limit = link.hub.config.limits.metadata_bytes
+        limits = link.hub.config.limits
+        limit = limits.metadata_bytes
         if metadata is not None and len(metadata) > limit:
-            raise Invalid(f"metadata of {len(metadata)} bytes exceeds the limit of {limit}")
-        wanted = read(metadata, link.sends.metadata_mime)
+            text = f"metadata of {len(metadata)} bytes exceeds the limit of {limit}"
+            raise OverLimit("metadata_bytes", text)
+        wanted = read(metadata, link.sends.metadata_mime, limits.metadata_entries)
         if wanted.deadline is not None and self._deadline is None:
             self._deadline = link.hub.now + decode_deadline(wanted.deadline) / 1000
         return wanted

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from broker.config import Config
+from broker.forwarding.limiter import OverLimit
 from broker.observe.counters import CallCounters, Counters
 from broker.routing.address import parse_address
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
 from broker.routing.table import RoutingTable
 from rsocket_mesh.protocol.announce import RESERVED_PREFIX
-from rsocket_mesh.protocol.metadata import decode_routing
+from rsocket_mesh.protocol.metadata import TooMany, decode_routing
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
@@ -52,13 +54,15 @@ class Routes(dict[bytes, Route]):
     full means start anew."""
 
     def __init__(
-        self, tenant: str, table: RoutingTable[Link], counters: Counters, limit: int
+        self, tenant: str, table: RoutingTable[Link], counters: Counters, config: Config
     ) -> None:
         super().__init__()
         self.tenant = tenant
         self._table = table
         self._counters = counters
-        self._limit = limit
+        self._limit = config.routing.route_cache
+        self._most_tags = config.limits.route_tags
+        self._longest_route = config.limits.route_bytes
         self._defaults: dict[str, Route] = {}
 
     def clear(self) -> None:
@@ -69,12 +73,12 @@ class Routes(dict[bytes, Route]):
         """Return the route for the routing tags *key*, from the cache or from the table.
 
         Raises:
-            Invalid: *key* cannot be parsed.
+            Invalid: *key* cannot be parsed, or is more than what a peer may ask for.
         """
         route = self.get(key)
         if route is not None:
             return route
-        address = parse_address(decode_routing(key))
+        address = parse_address(self._tags(key))
         if address.route.startswith(RESERVED_PREFIX):
             service = address.route.rpartition(".")[0]
             name = service if service in BUILTIN else NOBODY
@@ -86,6 +90,17 @@ class Routes(dict[bytes, Route]):
                 self.clear()
             self[key] = route
         return route
+
+    def _tags(self, key: bytes) -> list[str]:
+        try:
+            tags = decode_routing(key, self._most_tags)
+        except TooMany as exc:
+            raise OverLimit("route_tags", exc.text) from None
+        size = len(tags[0].encode()) if tags else 0
+        if size > self._longest_route:
+            text = f"route of {size} bytes exceeds the limit of {self._longest_route}"
+            raise OverLimit("route_bytes", text)
+        return tags
 
     def default(self, service: str) -> Route:
         """Return the route to any provider of *service*, for calls that carry no routing."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from broker.forwarding.limiter import OverLimit
 from rsocket_mesh.protocol.metadata import (
     AUTHENTICATION,
     CALLER,
@@ -20,6 +21,7 @@ from rsocket_mesh.protocol.metadata import (
     ROUTING,
     SHARD,
     Entry,
+    TooMany,
     decode_composite,
     encode_composite,
     encode_deadline,
@@ -51,11 +53,12 @@ class Wanted(NamedTuple):
     entries: tuple[Entry, ...] = ()
 
 
-def read(metadata: bytes | None, mime: str) -> Wanted:
+def read(metadata: bytes | None, mime: str, most: int) -> Wanted:
     """Return what is of interest in *metadata* of a session with the metadata type *mime*.
 
     Raises:
         Invalid: composite metadata that cannot be taken apart.
+        OverLimit: it has more than *most* entries.
     """
     if metadata is None:
         return Wanted()
@@ -63,7 +66,10 @@ def read(metadata: bytes | None, mime: str) -> Wanted:
         return Wanted(routing=metadata)
     if mime != COMPOSITE:
         return Wanted()
-    entries = decode_composite(metadata)
+    try:
+        entries = decode_composite(metadata, most)
+    except TooMany as exc:
+        raise OverLimit("metadata_entries", exc.text) from None
     first: dict[str | int, bytes] = {}
     for entry in entries:
         first.setdefault(entry.mime, entry.content)

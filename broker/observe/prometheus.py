@@ -100,6 +100,9 @@ class BrokerCollector(Collector):
             "reason",
         )
         yield _counter(
+            "limits_hit", "Times a peer hit a limit, by its config key.", counters.limits, "limit"
+        )
+        yield _counter(
             "ignored_frames", "Frames out of place, by what they were.", counters.ignored, "kind"
         )
 

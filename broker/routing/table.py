@@ -248,7 +248,8 @@ def _offers(
             instance,
             service,
             parse_version(service.version),
-            {**announcement.tags, **service.tags},
+            # Shared where they can be: an instance's tags are not worth a copy per service.
+            {**announcement.tags, **service.tags} if service.tags else announcement.tags,
             seed,
         )
         for service in announcement.services

@@ -41,7 +41,7 @@ from rsocket_mesh.protocol.events import (
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE, ReassemblyBudget
 from rsocket_mesh.protocol.frames import FLAG_IGNORE, HEADER, MAX_STREAM_ID, Setup
 from rsocket_mesh.protocol.framing import PREFIX_SIZE
-from rsocket_mesh.transport.base import Transport
+from rsocket_mesh.transport.base import PROTOCOL_ERROR, Transport
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Peer:
         if not word & FLAG_IGNORE:
             self._violated(exc)
 
-    def protocol_violated(self, text: str) -> None:
+    def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         if not self._ended:
             self._violated(RemoteProtocolError(text))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rsocket_mesh.errors import LocalProtocolError, RemoteProtocolError
+from rsocket_mesh.errors import FrameTooLong, LocalProtocolError, RemoteProtocolError
 from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
 
 PREFIX_SIZE: Final = 3  # bytes
@@ -40,7 +40,7 @@ def check_size(size: int, limit: int) -> None:
     if size < HEADER.size:
         raise RemoteProtocolError(f"frame length {size}, the header alone needs {HEADER.size}")
     if size > limit:
-        raise RemoteProtocolError(f"frame length {size} exceeds the limit of {limit} bytes")
+        raise FrameTooLong(f"frame length {size} exceeds the limit of {limit} bytes")
 
 
 def cut(batch: bytes, limit: int = MAX_FRAME_SIZE) -> tuple[list[bytes], int]:

@@ -96,6 +96,10 @@ MAX_TAG_LENGTH: Final = 255  # bytes of UTF-8; what one length byte can say
 MAX_DEADLINE_MS: Final = 0xFFFF_FFFF
 
 
+class TooMany(Invalid):
+    """There is more of something than the reader wants to look at."""
+
+
 class Entry(NamedTuple):
     """One entry of composite metadata; an unknown well-known id stays a number."""
 
@@ -143,11 +147,11 @@ def _read_mime(raw: bytes, offset: int) -> tuple[str | int, int]:
     return raw[offset + 1 : stop].decode("ascii", "replace"), stop
 
 
-def decode_mimes(raw: bytes) -> list[str | int]:
-    """Return all MIME fields of *raw*: the content of an accept list (0x7B)."""
+def decode_mimes(raw: bytes, most: int | None = None) -> list[str | int]:
+    """Return the MIME fields of *raw*, the content of an accept list (0x7B); at most *most*."""
     found: list[str | int] = []
     offset = 0
-    while offset < len(raw):
+    while offset < len(raw) and len(found) != most:
         mime, offset = _read_mime(raw, offset)
         found.append(mime)
     return found
@@ -181,14 +185,19 @@ def encode_composite(entries: Iterable[tuple[str | int, bytes]]) -> bytes:
     return b"".join(encode_entry(mime, content) for mime, content in entries)
 
 
-def iterate_composite(raw: bytes) -> Iterator[Entry]:
+def iterate_composite(raw: bytes, most: int | None = None) -> Iterator[Entry]:
     """Yield the entries of composite metadata in order; empty metadata has none.
 
     Raises:
         Invalid: an entry runs past the end; the entries before it were already yielded.
+        TooMany: there are more than *most*; so many were already yielded.
     """
     offset = 0
+    left = -1 if most is None else most  # an entry takes 4 bytes, so -1 never comes down to 0
     while offset < len(raw):
+        if not left:
+            raise TooMany(f"metadata has more than {most} entries")
+        left -= 1
         mime, start = _read_mime(raw, offset)
         begin = start + 3
         size = int.from_bytes(raw[start:begin], "big")
@@ -201,14 +210,15 @@ def iterate_composite(raw: bytes) -> Iterator[Entry]:
         offset = begin + size
 
 
-def decode_composite(raw: bytes) -> list[Entry]:
+def decode_composite(raw: bytes, most: int | None = None) -> list[Entry]:
     """Return all entries of composite metadata; raises as `iterate_composite`."""
-    return list(iterate_composite(raw))
+    return list(iterate_composite(raw, most))
 
 
-def find_entry(raw: bytes, mime: str) -> bytes | None:
-    """Return the content of the first entry of type *mime*, or None."""
-    for entry in iterate_composite(raw):
+def find_entry(raw: bytes, mime: str, most: int | None = None) -> bytes | None:
+    """Return the content of the first entry of type *mime*, or None if the first *most* entries
+    have none; raises as `iterate_composite`."""
+    for entry in iterate_composite(raw, most):
         if entry.mime == mime:
             return entry.content
     return None
@@ -228,11 +238,18 @@ def encode_routing(tags: Iterable[str]) -> bytes:
     return b"".join(pieces)
 
 
-def decode_routing(raw: bytes) -> list[str]:
-    """Return the tags, empty ones included."""
+def decode_routing(raw: bytes, most: int | None = None) -> list[str]:
+    """Return the tags, empty ones included.
+
+    Raises:
+        Invalid: a tag runs past the end or is not UTF-8.
+        TooMany: there are more than *most*.
+    """
     tags: list[str] = []
     offset = 0
     while offset < len(raw):
+        if len(tags) == most:
+            raise TooMany(f"routing metadata has more than {most} tags")
         stop = offset + 1 + raw[offset]
         if stop > len(raw):
             raise Invalid(

@@ -9,7 +9,11 @@ to `outbound` and asks for a flush, so that one turn of the loop makes one write
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
+
+# Why a peer's bytes cannot be cut into frames any more.
+PROTOCOL_ERROR: Final = "protocol-error"
+FRAME_TOO_LONG: Final = "frame-too-long"
 
 
 class Receiver(Protocol):
@@ -25,9 +29,9 @@ class Receiver(Protocol):
         again together with what follows. Must not raise for anything a peer can send.
         """
 
-    def protocol_violated(self, text: str) -> None:
+    def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The peer broke the framing (a bad length, a text message). No more bytes will come; the
-        receiver sends its ERROR and closes."""
+        receiver sends its ERROR and closes. *reason* is a stable word for operators."""
 
     def disconnected(self, error: Exception | None) -> None:
         """The transport has ended; None means that the peer closed it in order. Called once, last,
@@ -47,9 +51,19 @@ class Transport(ABC):
         scheme: `tcp`, `tls`, `unix`, `ws`, `wss` or `memory`.
         peer_address: the peer's host, or None where there is none.
         bytes_in, bytes_out: payload bytes moved so far, prefixes included.
+        partial_since: when the first bytes came of a frame that is not complete yet, in the loop's
+            time; 0.0 if there is none.
     """
 
-    __slots__ = ("bytes_in", "bytes_out", "name", "outbound", "peer_address", "scheme")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "name",
+        "outbound",
+        "partial_since",
+        "peer_address",
+        "scheme",
+    )
 
     outbound: list[bytes]
     name: str
@@ -57,6 +71,7 @@ class Transport(ABC):
     peer_address: str | None
     bytes_in: int
     bytes_out: int
+    partial_since: float
 
     @abstractmethod
     def flush(self) -> None:

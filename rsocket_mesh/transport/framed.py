@@ -13,9 +13,9 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from rsocket_mesh.errors import ConnectionClosed, RemoteProtocolError
+from rsocket_mesh.errors import ConnectionClosed, FrameTooLong, RemoteProtocolError
 from rsocket_mesh.protocol.framing import Backlog, prefix
-from rsocket_mesh.transport.base import Receiver, Transport
+from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Receiver, Transport
 
 HIGH_WATER: Final = 256 * 1024  # bytes; more than a round trip on a fast link needs
 LOW_WATER: Final = HIGH_WATER // 2  # bytes; far enough below that the state does not flicker
@@ -35,7 +35,7 @@ class _Nobody:
     def batch_received(self, data: bytes) -> int:
         return len(data)
 
-    def protocol_violated(self, text: str) -> None:
+    def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         pass
 
     def disconnected(self, error: Exception | None) -> None:
@@ -68,6 +68,7 @@ class FramedTransport(Transport):
         self.name = self.scheme = scheme
         self.peer_address = None
         self.bytes_in = self.bytes_out = 0
+        self.partial_since = 0.0
         self._loop = loop
         self._receiver: Receiver = NOBODY
         self._backlog = Backlog(max_frame)
@@ -120,16 +121,21 @@ class FramedTransport(Transport):
         except Exception:
             self._receiver_failed()
             return
-        if used < len(batch) and not self._closing:
+        if used == len(batch):
+            self.partial_since = 0.0
+        elif not self._closing:
+            self.partial_since = self._loop.time()
             try:
                 self._backlog.keep(batch[used:])
+            except FrameTooLong as error:
+                self._violated(str(error), FRAME_TOO_LONG)
             except RemoteProtocolError as error:
                 self._violated(str(error))
 
-    def _violated(self, text: str) -> None:
+    def _violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The peer broke the framing: let the receiver have the last word, then close."""
         try:
-            self._receiver.protocol_violated(text)
+            self._receiver.protocol_violated(text, reason)
         except Exception:
             self._receiver_failed()
         self.close()

@@ -13,12 +13,14 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
+from rsocket_mesh.transport.accepting import Acceptor
 from rsocket_mesh.transport.framed import MAX_OUTBOUND, Accept
 from rsocket_mesh.transport.memory import forget_memory, listen_memory
 from rsocket_mesh.transport.sockets import CLOSE_TIMEOUT, SocketTransport
@@ -26,7 +28,8 @@ from rsocket_mesh.transport.tcp import StreamTransport
 from rsocket_mesh.transport.url import Url, parse_url
 
 BACKLOG: Final = 4096  # connections the system may hold for us; after a restart all come at once
-TLS_HANDSHAKE_TIMEOUT: Final = 10.0  # seconds; nobody holds a socket longer without a word
+# Seconds for the handshake and for its end; nobody holds a socket longer without a word.
+TLS_TIMEOUTS: Final = (10.0, CLOSE_TIMEOUT)
 
 
 class Listener:
@@ -50,7 +53,7 @@ class Listener:
         stops, self._stops = self._stops, []
         for stop in stops:
             stop()
-        await asyncio.sleep(0)  # uvloop closes the socket with the next turn
+        await asyncio.sleep(0)  # uvloop lets go of the socket with the next turn
 
 
 async def listen(
@@ -61,6 +64,8 @@ async def listen(
     allowed_origins: Collection[str] = (),
     max_frame: int = MAX_FRAME_SIZE,
     max_outbound: int = MAX_OUTBOUND,
+    spare_descriptors: int = 0,
+    paused: Callable[[], None] = lambda: None,
 ) -> Listener:
     """Listen on *url*; call *accept* for each connection once it is ready for use.
 
@@ -75,6 +80,9 @@ async def listen(
         max_frame: bytes; a longer frame is a violation of the protocol.
         max_outbound: bytes waiting for one peer; above it the connection is aborted. Counted from
             256 KiB up: below that, nobody is slow.
+        spare_descriptors: open files of this process that are left to others: with fewer free,
+            nothing is accepted, and who connects waits.
+        paused: called each time that begins.
 
     Raises:
         InvalidUrl: *url* is none.
@@ -106,8 +114,12 @@ async def listen(
     stops: list[Callable[[], None]] = []
     try:
         for sock in sockets:
-            server = await _serve(loop, create, sock, tls)
-            stops.append(server.close)
+            if sys.platform == "win32":  # its loop has no readers of sockets
+                stops.append(await _serve_windows(loop, create, sock, tls))
+                continue
+            acceptor = Acceptor(loop, sock, create, tls, TLS_TIMEOUTS, spare_descriptors, paused)
+            acceptor.start(BACKLOG)
+            stops.append(acceptor.close)
     except BaseException:
         for stop in stops:
             stop()
@@ -119,23 +131,15 @@ async def listen(
     return Listener(str(target), stops)
 
 
-async def _serve(
+async def _serve_windows(
     loop: asyncio.AbstractEventLoop,
     create: Callable[[], SocketTransport],
     sock: socket.socket,
     tls: ssl.SSLContext | None,
-) -> asyncio.AbstractServer:
-    make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-    if tls is None:
-        return await make(create, sock=sock, backlog=BACKLOG)
-    return await make(
-        create,
-        sock=sock,
-        backlog=BACKLOG,
-        ssl=tls,
-        ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT,
-        ssl_shutdown_timeout=CLOSE_TIMEOUT,
-    )
+) -> Callable[[], None]:
+    """Accept as the loop does it; return what ends it."""
+    server = await loop.create_server(create, sock=sock, backlog=BACKLOG, ssl=tls)
+    return server.close
 
 
 async def _tcp_sockets(url: Url) -> list[socket.socket]:

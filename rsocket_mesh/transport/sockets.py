@@ -19,11 +19,18 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final, cast
 
 from rsocket_mesh.errors import ConnectionClosed
+from rsocket_mesh.transport.fair_reads import (
+    FIRST_STEP,
+    TIMED_FROM,
+    TURN,
+    fair_reads,
+    next_step,
+)
 from rsocket_mesh.transport.framed import HIGH_WATER, LOW_WATER, Accept, FramedTransport
-from rsocket_mesh.transport.read_buffer import shared_read_buffer
 from rsocket_mesh.transport.url import Url
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
@@ -47,6 +54,8 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_queue",
         "_queued",
         "_read_buffer",
+        "_read_step",
+        "_reads",
         "_rest",
         "_settled",
         "_socket",
@@ -64,7 +73,9 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         super().__init__(loop, url.scheme, max_frame, max_outbound)
         self._url = url
         self._accept = accept
-        self._read_buffer = shared_read_buffer(loop)
+        self._reads = fair_reads(loop)
+        self._read_step = FIRST_STEP
+        self._read_buffer = self._reads.parts[FIRST_STEP]
         self._socket: asyncio.Transport | None = None
         self._paused = False  # the loop's transport takes no more just now
         self._congested = False  # over the high watermark: paused, or something waits here
@@ -91,7 +102,24 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         # The copy comes first: from here on anything may read into the shared buffer again.
         data = bytes(self._read_buffer[:nbytes])
+        if nbytes < TIMED_FROM:
+            self._bytes_received(data)
+            return
+        began = perf_counter()
         self._bytes_received(data)
+        took = perf_counter() - began
+        is_full = nbytes == len(self._read_buffer)
+        if is_full or took > TURN:
+            self._read_step = next_step(self._read_step, took)
+            self._read_buffer = self._reads.parts[self._read_step]
+            if self._socket is not None:
+                self._socket.pause_reading()
+                self._reads.wait(self)
+
+    def read_on(self) -> None:
+        """Others have had their turn."""
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.resume_reading()
 
     def eof_received(self) -> None:
         """The peer sends no more: it is gone, RSocket knows no half-closed connection."""

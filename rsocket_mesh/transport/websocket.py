@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, PayloadTooBig
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import CONNECTING, OPEN, Event, Protocol
@@ -27,6 +27,7 @@ from websockets.uri import parse_uri
 
 from rsocket_mesh.errors import ConnectionClosed
 from rsocket_mesh.protocol.framing import cut, prefix
+from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR
 from rsocket_mesh.transport.framed import Accept
 from rsocket_mesh.transport.sockets import CLOSE_TIMEOUT, SocketTransport
 from rsocket_mesh.transport.url import Url
@@ -104,14 +105,21 @@ class WebSocketTransport(SocketTransport):
         batch, last = self._collect(events)
         if batch:
             self._deliver(batch)
+        if self._message is not None or self._protocol.reader.buffer:
+            self.partial_since = self.partial_since or self._loop.time()
+        else:
+            self.partial_since = 0.0
         if self._closing:
             self._write_control()
         elif last is Opcode.TEXT:
-            self._violated("text message; frames are binary messages", CloseCode.UNSUPPORTED_DATA)
+            text = "text message; frames are binary messages"
+            self._violated(text, code=CloseCode.UNSUPPORTED_DATA)
         elif last is Opcode.CLOSE:
             self._peer_closes()
         elif self._protocol.parser_exc is not None:
-            self._violated(str(self._protocol.parser_exc))
+            too_long = isinstance(self._protocol.parser_exc, PayloadTooBig)
+            reason = FRAME_TOO_LONG if too_long else PROTOCOL_ERROR
+            self._violated(str(self._protocol.parser_exc), reason)
         else:
             self._write_control()
 
@@ -136,9 +144,11 @@ class WebSocketTransport(SocketTransport):
                     self._message = None
         return b"".join(chunks), None
 
-    def _violated(self, text: str, code: int = CloseCode.PROTOCOL_ERROR) -> None:
+    def _violated(
+        self, text: str, reason: str = PROTOCOL_ERROR, code: int = CloseCode.PROTOCOL_ERROR
+    ) -> None:
         self._farewell = (code, text.encode()[:MAX_REASON].decode(errors="ignore"))
-        super()._violated(text)
+        super()._violated(text, reason)
 
     def _peer_closes(self) -> None:
         close = self._protocol.close_rcvd

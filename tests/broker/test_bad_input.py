@@ -7,7 +7,6 @@ line that says who sent it and why it was closed.
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,27 +15,24 @@ import pytest
 
 from rsocket_mesh import Invalid, Service, connect
 from rsocket_mesh.errors import ErrorCode, NoRoute
-from rsocket_mesh.protocol.announce import Announcement, ServiceInfo, encode_announcement
+from rsocket_mesh.protocol.announce import Announcement, ServiceInfo
 from rsocket_mesh.protocol.frames import (
     ERROR,
     KEEPALIVE,
     PAYLOAD,
     REQUEST_RESPONSE,
-    Setup,
     decode_error,
     encode_keepalive,
     encode_payload,
     encode_setup,
     peek,
 )
-from rsocket_mesh.protocol.framing import cut, prefix, prefix_lengths
-from rsocket_mesh.protocol.metadata import ANNOUNCE, COMPOSITE, OCTET_STREAM, encode_entry
+from rsocket_mesh.protocol.framing import prefix
 from tests.support.processes import BrokerProcess, broker_process
+from tests.support.raw_clients import SETUP, WAIT, RawClient
 from tests.support.raw_peers import request
 
 FRAME_LIMIT = 65_536
-SETUP = Setup(20_000, 90_000, COMPOSITE, OCTET_STREAM)
-WAIT = 10.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -48,49 +44,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     )
     with broker_process("--config", str(config), listen=()) as process:
         yield process
-
-
-class RawClient:
-    """A TCP connection that speaks whatever a test wants."""
-
-    def __init__(self, broker: BrokerProcess) -> None:
-        port = int(broker.url("tcp").rpartition(":")[2])
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT)
-        self.name = f"127.0.0.1:{self.sock.getsockname()[1]}"
-        self._data = b""
-        self._frames: list[bytes] = []
-
-    def send(self, *frames: bytes) -> None:
-        self.sock.sendall(b"".join(prefix_lengths(frames)))
-
-    def frame(self) -> bytes:
-        """Return the next frame; b"" at the end of the connection."""
-        while not self._frames:
-            more = self.sock.recv(65_536)
-            if not more:
-                return b""
-            self._data += more
-            self._frames, used = cut(self._data)
-            self._data = self._data[used:]
-        return self._frames.pop(0)
-
-    def setup(self, announcement: Announcement | None = None) -> RawClient:
-        metadata = None
-        if announcement is not None:
-            metadata = encode_entry(ANNOUNCE, encode_announcement(announcement))
-        self.send(encode_setup(SETUP._replace(metadata=metadata)), encode_keepalive(True))
-        assert peek(self.frame())[1] == KEEPALIVE
-        return self
-
-    def refused(self) -> tuple[int, str]:
-        """Return the ERROR of stream 0, behind which the connection ends."""
-        error = decode_error(self.frame())
-        assert error.stream_id == 0
-        assert self.frame() == b""
-        return error.code, error.text
-
-    def close(self) -> None:
-        self.sock.close()
 
 
 def others_are_served(broker: BrokerProcess) -> None:
@@ -169,7 +122,7 @@ def test_an_oversized_frame_ends_its_connection_before_its_body_has_come(
         assert code == ErrorCode.CONNECTION_ERROR
         assert str(FRAME_LIMIT) in text
         assert str(FRAME_LIMIT + 1) in text
-        logged_once(broker, "protocol-error", client.name)
+        logged_once(broker, "frame-too-long", client.name)
     others_are_served(broker)
 
 

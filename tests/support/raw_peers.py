@@ -44,6 +44,7 @@ class ListTransport(Transport):
         self.outbound = []
         self.first: list[bytes] = []
         self.bytes_in = self.bytes_out = 0
+        self.partial_since = 0.0
         self.written = b""
         self.closed = False
         self.flushes = 0

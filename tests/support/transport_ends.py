@@ -67,7 +67,7 @@ class Recorder:
             send(self.transport, *frames)
         return used
 
-    def protocol_violated(self, text: str) -> None:
+    def protocol_violated(self, text: str, reason: str = "protocol-error") -> None:
         self._called("protocol_violated")
         self.violations.append(text)
         if self._last_word:

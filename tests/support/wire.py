@@ -42,6 +42,7 @@ class WireEnd(Transport):
         self.name = self.scheme = name
         self.peer_address = None
         self.bytes_in = self.bytes_out = 0
+        self.partial_since = 0.0
         self.receiver = receiver
         self.sent: list[bytes] = []
         self._first: list[bytes] = []

@@ -96,6 +96,11 @@ def test_what_was_dropped_and_ignored_has_its_reason(view):
     assert samples["ignored_frames_total", ("lease",)] == 3
 
 
+def test_limits_are_counted_by_their_config_key(view):
+    view.counters.limits["keepalives_per_second"] = 2
+    assert scrape(view)["limits_hit_total", ("keepalives_per_second",)] == 2
+
+
 def test_state_version_and_the_process_are_there(view):
     samples = scrape(view)
     assert samples["build_info", ("1.2.3",)] == 1

@@ -111,7 +111,7 @@ class Raw:
         self.received += found
         return used
 
-    def protocol_violated(self, text):
+    def protocol_violated(self, text, reason="protocol-error"):
         raise AssertionError(text)
 
     def disconnected(self, error):
