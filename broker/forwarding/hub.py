@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from broker.config import Config
+from broker.forwarding.budget import Queue
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape, Wanted, read, splice_push
@@ -57,6 +59,8 @@ class Hub:
         now: the loop's clock at the batch that is being processed, in seconds.
         default_bucket: the wheel's set for calls that start now and name no deadline.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
+        queue: those of them that wait for a provider to have room.
+        leased_callers: how many leased clients have called a service lately, by (tenant, service).
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class Hub:
         self.watchers: set[Watcher] = set()
         self.held: dict[Arriving, None] = {}
         self.held_bytes = 0
+        self.queue = Queue(self)
+        self.leased_callers: Counter[tuple[str, str]] = Counter()
         self.is_draining = False
         self.frame_limit = config.limits.frame_bytes
         self._builtin = builtin
@@ -113,6 +119,10 @@ class Hub:
         if when is not None and self._timer is None:
             self._arm(when)
 
+    def soon(self, act: Callable[[], None]) -> None:
+        """Call *act* in the next turn of the loop."""
+        self._loop.call_soon(act)
+
     def watch(self, link: Link) -> None:
         """Have `link.expire` called at its next deadline."""
         when = link.connection.next_deadline()
@@ -140,6 +150,7 @@ class Hub:
             setup_timeout=limits.setup_timeout,
             min_lifetime=limits.lifetime_min,
             max_lifetime=limits.lifetime_max,
+            lease=True,
         )
 
     def builtin(self, link: Link) -> RequestHandler:
@@ -168,8 +179,9 @@ class Hub:
         if announcement is not None:
             instance = announcement.instance or instance
             self._replace_session(link, announcement, instance)
-        link.accept(announcement, DEFAULT_TENANT, instance)
-        link.use_routes(self._routes_of(link.tenant), setup.metadata_mime == COMPOSITE)
+        link.accept(announcement, DEFAULT_TENANT, instance, setup.lease)
+        plain = setup.metadata_mime == COMPOSITE and not setup.lease
+        link.use_routes(self._routes_of(link.tenant), plain)
         self.watch(link)  # the lifetime may end before the time for SETUP would have
         self.counters.accepted += 1
         if announcement is not None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker.forwarding.budget import Budget
 from broker.forwarding.call import Leg
+from broker.forwarding.leasing import Leasing
 from broker.forwarding.relay import relay
 from broker.forwarding.requests import Arriving, request_arrived
 from broker.forwarding.routes import Route, Routes
@@ -24,6 +26,7 @@ from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
     Ignored,
+    LeaseArrived,
     MetadataPushed,
     PeerClosing,
     SetupArrived,
@@ -38,10 +41,12 @@ from rsocket_mesh.protocol.frames import (
     RESUME,
     SETUP,
     TYPE_NAMES,
+    Lease,
     describe,
     peek,
 )
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix
+from rsocket_mesh.protocol.lease import Leased
 from rsocket_mesh.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -65,6 +70,8 @@ class Link:
         in_flight: calls that it works on for others.
         streams: stream id -> leg, for both parities.
         held: requests of this link that are not on their way yet, by stream id.
+        budget: what it can take; None if it named no limit and asked for no leases.
+        leasing: what it is granted as a client; None if it asked for no leases.
         sends, takes: how it writes its requests, and how it wants those of others.
         routes: the tenant's route cache, for plain requests; None if it sends none.
         out: the transport's outbound; appending to it needs a flush.
@@ -77,6 +84,7 @@ class Link:
         "announcement",
         "app",
         "bucket",
+        "budget",
         "caller_entry",
         "connected_at",
         "connection",
@@ -86,6 +94,7 @@ class Link:
         "id",
         "in_flight",
         "instance",
+        "leasing",
         "next_id",
         "open",
         "out",
@@ -114,6 +123,8 @@ class Link:
         self.next_id = 2
         self.streams: dict[int, Leg] = {}
         self.held: dict[int, Arriving] = {}
+        self.budget: Budget | None = None
+        self.leasing: Leasing | None = None
         self.routes: Routes | None = None
         self.sends = self.takes = _NO_SHAPE
         self.caller_entry = b""
@@ -251,6 +262,8 @@ class Link:
                 self.hub.admit(self, event.setup)
             elif isinstance(event, MetadataPushed):
                 self.hub.pushed(self, event.metadata)
+            elif isinstance(event, LeaseArrived):
+                self._leased(event.lease)
             elif isinstance(event, Ignored):
                 self.ignored(event.what)
             elif isinstance(event, PeerClosing):
@@ -272,15 +285,38 @@ class Link:
                 self.transport.send_first(frame)
             self.hub.counters.frames_out += len(frames)
 
-    def accept(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
-        """The hub has admitted the session; from now on it may call and be called."""
+    def accept(
+        self, announcement: Announcement | None, tenant: str, instance: str, leases: bool
+    ) -> None:
+        """The hub has admitted the session; from now on it may call and be called, as far as the
+        *leases* go if it asked for them."""
+        if leases:
+            self.budget = Budget(Leased())
+            self.leasing = Leasing(self.hub, self)
         self.identify(announcement, tenant, instance)
         self.open = self.accepting = True
         self.connection.accept(self.hub.now)
+        if self.leasing is not None:
+            self.leasing.begin()
+
+    def grant(self, lease: Lease) -> None:
+        """Send LEASE."""
+        self.connection.send_lease(lease)
+        self._flush_connection()
+
+    def _leased(self, lease: Lease) -> None:
+        budget = self.budget
+        if budget is not None and budget.leased is not None:
+            self.hub.counters.leases_received += 1
+            budget.leased.receive(lease, self.hub.now)
+            self.hub.queue.wake()
 
     def identify(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
         """Say who this is, to people and to providers that want to know who calls."""
         self.announcement = announcement
+        budget = self.budget or Budget(None)
+        services = announcement.services if announcement is not None else ()
+        self.budget = budget if budget.announced(services) else None
         self.app = announcement.app if announcement is not None else "anonymous"
         self.instance = instance
         self.tenant = tenant
@@ -360,6 +396,8 @@ class Link:
             elif call.caller is self and call.caller_id in self.streams:
                 call.end("caller_lost")
                 call.cancel_provider()
+        if self.leasing is not None:
+            self.leasing.end()
         if self._local is not None:
             self._local.close(lost)
         self.transport.close()

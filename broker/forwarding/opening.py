@@ -69,7 +69,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
             return False
         deadline = int.from_bytes(data[end - 4 : end], "big")
     route = routes.get(data[begin + 4 : routing_end])
-    if route is None or stream_id in link.held:
+    if route is None or route.is_budgeted or stream_id in link.held:
         return False
     provider = route.only
     if provider is None:
@@ -129,10 +129,11 @@ def start_items(
     counters: CallCounters,
     initial: int,
     deadline: int | None,
+    make: type[Call] = Call,
 ) -> Call:
     """Join the legs of a request-stream or request-channel; *deadline* in milliseconds."""
     up = Credit() if kind == REQUEST_CHANNEL else None
-    call = Call(link, stream_id, provider, provider_id, kind, counters, None, Credit(initial), up)
+    call = make(link, stream_id, provider, provider_id, kind, counters, None, Credit(initial), up)
     caller_law, provider_law = law.OPENED[kind]
     if deadline is not None:
         provider_law = law.AWAITING_FIRST[kind]

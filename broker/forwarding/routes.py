@@ -31,9 +31,10 @@ class Route:
         only: the one provider if there is just one, so that nothing has to be chosen.
         counters: of the service.
         is_builtin: the broker answers itself.
+        is_budgeted: a candidate has a budget, so calls have to ask for room first.
     """
 
-    __slots__ = ("candidates", "counters", "is_builtin", "only")
+    __slots__ = ("candidates", "counters", "is_budgeted", "is_builtin", "only")
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
@@ -41,6 +42,10 @@ class Route:
         self.candidates = candidates
         self.counters = counters
         self.is_builtin = is_builtin
+        self.is_budgeted = any(
+            entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
+            for entry in candidates
+        )
         self.only = candidates.entries[0].provider if len(candidates) == 1 else None
 
 

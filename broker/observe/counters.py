@@ -19,11 +19,12 @@ class CallCounters:
     """Calls to one service. Outcomes other than `ok` are counted by token or code name in lower
     case: `no_route`, `peer_lost`, `deadline_exceeded`, `application`, ..."""
 
-    __slots__ = ("ok", "others", "service", "started")
+    __slots__ = ("ok", "others", "over_budget", "service", "started")
 
     def __init__(self, service: str) -> None:
         self.service = service
         self.started = 0
+        self.over_budget = 0  # refused because no provider had room
         self.ok = 0
         self.others: Counter[str] = Counter()
 
@@ -41,6 +42,9 @@ class Counters:
         "frames_in",
         "frames_out",
         "ignored",
+        "leased_requests",
+        "leases_granted",
+        "leases_received",
         "refused",
     )
 
@@ -54,6 +58,9 @@ class Counters:
         self.frames_out = 0
         self.bytes_in = 0  # of connections that have ended; the live ones hold their own
         self.bytes_out = 0
+        self.leases_granted = 0  # LEASE frames sent to clients
+        self.leases_received = 0  # LEASE frames of providers
+        self.leased_requests: Counter[str] = Counter()  # of leased clients: used, refused
         self.calls: dict[str, CallCounters] = {}
 
     def calls_to(self, service: str) -> CallCounters:
