@@ -165,9 +165,10 @@ class LeasedResponder(Responder):
                 self._refuse(stream_id, kind, Overloaded(text, retry_after_ms=pause))
                 return
             if lessor.is_low and not self._is_due:
-                # Not at once: the request that was just taken has not begun to count.
+                # Not before the handlers of this batch have begun, in the next turn of the loop:
+                # until then what they do does not count.
                 self._is_due = True
-                self.loop.call_soon(self._renew)
+                self.loop.call_soon(self.loop.call_soon, self._renew)
         super().receive_frame(stream_id, kind, flags, frame)
 
     def close(self, error: RSocketError) -> None:
