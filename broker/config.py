@@ -262,11 +262,11 @@ class LeaseConfig(Struct, frozen=True):
         int,
         count(
             "Requests granted to a client that has called nothing lately, so that nobody knows what"
-            " its providers can take. Enough to begin with; it is renewed when half is used.",
+            " its providers can take. Few, since with half of them used it is granted what fits.",
             1,
             1_000_000,
         ),
-    ] = 64
+    ] = 8
     max_requests: Annotated[
         int,
         count(

@@ -194,8 +194,9 @@ class Queue:
                 del self._waiting[key]
 
     def wake(self) -> None:
-        """There may be room now: look at it once, when the batch at hand has been dealt with."""
-        if self._waiting and not self._is_due:
+        """There may be room now: look at it once, when the batch at hand has been dealt with.
+        Then leased clients that have nothing left may look, too."""
+        if (self._waiting or self._hub.desk.starving) and not self._is_due:
             self._is_due = True
             self._hub.soon(self._look)
 
@@ -212,6 +213,7 @@ class Queue:
             while waiting := self._waiting.get(key):
                 if not next(iter(waiting)).go_on():
                     break
+        self._hub.desk.look()
 
     def _look_at_next_tick(self) -> None:
         self._bucket = self._hub.wheel.bucket(self._hub.now)

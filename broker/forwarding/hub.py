@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +15,7 @@ import msgspec
 
 from broker.config import Config
 from broker.forwarding.budget import Queue
+from broker.forwarding.leasing import Desk
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape, Wanted, read, splice_push
@@ -60,7 +60,7 @@ class Hub:
         default_bucket: the wheel's set for calls that start now and name no deadline.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
         queue: those of them that wait for a provider to have room.
-        leased_callers: how many leased clients have called a service lately, by (tenant, service).
+        desk: what the leases of clients share.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Hub:
         self.held: dict[Arriving, None] = {}
         self.held_bytes = 0
         self.queue = Queue(self)
-        self.leased_callers: Counter[tuple[str, str]] = Counter()
+        self.desk = Desk(self)
         self.is_draining = False
         self.frame_limit = config.limits.frame_bytes
         self._builtin = builtin

@@ -164,18 +164,32 @@ class LeasedResponder(Responder):
                 text = "beyond the lease of this connection; wait for the next one"
                 self._refuse(stream_id, kind, Overloaded(text, retry_after_ms=pause))
                 return
-            if lessor.is_low and not self._is_due:
-                # Not before the handlers of this batch have begun, in the next turn of the loop:
-                # until then what they do does not count.
-                self._is_due = True
-                self.loop.call_soon(self.loop.call_soon, self._renew)
+            self._renew_soon(lessor)
         super().receive_frame(stream_id, kind, flags, frame)
+
+    def forget_if_ended(self, stream: Any) -> None:
+        super().forget_if_ended(stream)
+        if self.lessor is not None:
+            self._renew_soon(self.lessor)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        super()._gone(task)
+        if self.lessor is not None:
+            self._renew_soon(self.lessor)
 
     def close(self, error: RSocketError) -> None:
         self.lessor = None
         if self._timer is not None:
             self._timer.cancel()
         super().close(error)
+
+    def _renew_soon(self, lessor: Lessor) -> None:
+        """A request has come or ended: grant more if half is used up and there is room."""
+        if lessor.is_low and not self._is_due:
+            # Not before the handlers of this batch have begun, in the next turn of the loop: until
+            # then they do not count.
+            self._is_due = True
+            self.loop.call_soon(self.loop.call_soon, self._renew)
 
     def _renew(self) -> None:
         self._is_due = False

@@ -16,6 +16,7 @@ from rsocket_mesh.protocol.frames import MAX_U31, Lease
 
 MAX_REQUESTS: Final = MAX_U31  # what a LEASE can say; stands for "as many as you like"
 GRACE: Final = 1.0  # s that a request may have been under way while its LEASE ended or was replaced
+UNDER_WAY: Final = 0.05  # s after a LEASE in which requests sent before it mostly arrive
 FIRST_PAUSE: Final = 0.02  # s between two looks for room while the peer has nothing left; doubled
 LAST_PAUSE: Final = 0.5  # s; the longest of them, so that many who wait cost little
 
@@ -73,6 +74,7 @@ class Lessor:
         "_carried",
         "_carried_until",
         "_granted",
+        "_granted_at",
         "_look_at",
         "_pause",
         "_renew_at",
@@ -90,7 +92,7 @@ class Lessor:
         """Begin anew on a resumed connection (C-123): nothing is granted, `offer` is due."""
         self.left = 0
         self._allowed = self._granted = self._carried = 0
-        self._until = self._carried_until = -inf
+        self._until = self._carried_until = self._granted_at = -inf
         self._renew_at = self._look_at = -inf
         self._pause = FIRST_PAUSE
 
@@ -120,20 +122,29 @@ class Lessor:
             free: requests that could be taken now; what is granted is never more.
         """
         is_due = now >= self._renew_at
-        if free > 0 and (is_due or (self.is_low and free > self.left)):
-            return self._grant(min(free, MAX_REQUESTS), now)
+        # Between renewals, what the peer has left may be under way and will take its room.
+        grant = free if is_due else free - self._under_way(now)
+        if grant > 0 and (is_due or (self.is_low and grant > self.left)):
+            return self._grant(min(grant, MAX_REQUESTS), now)
         if is_due or now >= self._look_at:
             self._look_at = now + self._pause
             self._pause = min(2 * self._pause, LAST_PAUSE)
         return None
 
+    def _under_way(self, now: float) -> int:
+        return self._known(now) if now < self._granted_at + UNDER_WAY else self.left
+
+    def _known(self, now: float) -> int:
+        """Return how many requests may come that the peer was allowed to send."""
+        known = self._carried if now < self._carried_until else 0
+        return known + (self._allowed if now < self._until + GRACE else 0)
+
     def _grant(self, requests: int, now: float) -> Lease:
-        under_way = self._carried if now < self._carried_until else 0
-        under_way += self._allowed if now < self._until + GRACE else 0
-        self._carried = min(under_way, self._granted)  # or many renewals would add up
+        self._carried = min(self._known(now), self._granted)  # or many renewals would add up
         self._carried_until = now + GRACE
         self.left = self._allowed = self._granted = requests
         self._until = now + self._ttl
+        self._granted_at = now
         self._renew_at = now + self._ttl / 2
         self._pause = FIRST_PAUSE
         return Lease(round(self._ttl * 1000), requests)

@@ -12,6 +12,7 @@ from rsocket_mesh.protocol.lease import (
     GRACE,
     LAST_PAUSE,
     MAX_REQUESTS,
+    UNDER_WAY,
     Leased,
     Lessor,
 )
@@ -152,8 +153,20 @@ def test_it_grants_again_when_half_is_used_up_and_there_is_more():
     assert not lessor.is_low
     lessor.take(0.0)
     assert lessor.is_low
-    assert lessor.offer(2, now=0.0) is None  # no more than it has
-    assert lessor.offer(3, now=0.0) == Lease(10_000, 3)
+    assert lessor.offer(4, now=0.0) is None  # two may be under way, and two it has anyway
+    assert lessor.offer(5, now=0.0) == Lease(10_000, 3)
+
+
+def test_what_may_be_under_way_is_not_granted_a_second_time():
+    lessor = granted(2)
+    lessor.take(0.0)
+    assert lessor.offer(3, now=0.0) == Lease(10_000, 2)  # and one may have been under way
+    for _ in range(2):
+        lessor.take(0.001)
+    assert lessor.left == 0
+    # Either of the two may be that one; then the last unit is still on its way.
+    assert lessor.offer(1, now=0.001) is None
+    assert lessor.offer(1, now=UNDER_WAY) == Lease(10_000, 1)
 
 
 def test_it_never_grants_nothing_and_looks_again_less_and_less_often():
