@@ -11,12 +11,12 @@ from typing import Final
 
 from rsocket_mesh.errors import Overloaded
 from rsocket_mesh.protocol.lease import MAX_REQUESTS
+from rsocket_mesh.protocol.rates import Bucket, Rate
 
 MAX_CONCURRENCY: Final = 1_000_000  # calls; more than a process can have, so a mistake
 MAX_RATE: Final = 1_000_000.0  # calls per second; likewise
 BURST: Final = 1.0  # s of the rate that may come at once after a silence
 BUSY_PAUSE: Final = 0.1  # s; nobody knows when a call at work will end
-_ENOUGH: Final = 1 - 1e-9  # of a token: sums of floats may miss 1 by less than this
 
 
 class Capacity:
@@ -30,10 +30,8 @@ class Capacity:
     """
 
     __slots__ = (
-        "_burst",
-        "_filled_at",
+        "_bucket",
         "_slack",
-        "_tokens",
         "at_work",
         "concurrency",
         "rate",
@@ -49,35 +47,37 @@ class Capacity:
                 here closer together.
         """
         self.at_work = self.refused = 0
+        self.concurrency: int | None = None
+        self.rate: float | None = None
         self._slack = slack
-        self._filled_at = 0.0
-        self._tokens = 0.0
+        self._bucket: Bucket | None = None
         self.limit(concurrency, rate)
-        self._tokens = self._burst
 
     def limit(self, concurrency: int | None, rate: float | None) -> None:
         """Have other limits from now on; what is at work goes on."""
         self.concurrency = concurrency
+        if rate == self.rate:
+            return
         self.rate = rate
-        self._burst = 0.0 if rate is None else max(1.0, rate * BURST)
-        if rate is not None and self._slack:
-            self._burst += 1 + rate * self._slack
+        if rate is None:
+            self._bucket = None
+        else:
+            patience = 1 + rate * self._slack if self._slack else 0.0
+            self._bucket = Bucket(Rate(rate, max(1.0, rate * BURST) + patience))
 
     def free(self, now: float) -> int:
         """Return how many calls could enter at *now*; `MAX_REQUESTS` if nothing is limited."""
         free = MAX_REQUESTS
         if self.concurrency is not None:
             free = max(0, self.concurrency - self.at_work)
-        if self.rate is not None:
-            self._fill(now)
-            free = min(free, int(self._tokens + 1 - _ENOUGH))
+        if self._bucket is not None:
+            free = min(free, int(self._bucket.level(now)))
         return free
 
     def spend(self, now: float) -> None:
         """Count a call against the rate only: one whose end nobody hears of."""
-        if self.rate is not None:
-            self._fill(now)
-            self._tokens = max(0.0, self._tokens - 1)
+        if self._bucket is not None:
+            self._bucket.take(now)
 
     def enter(self, now: float) -> None:
         """Count a call that begins, after `free` has said that it may; `leave` has to follow."""
@@ -90,10 +90,10 @@ class Capacity:
 
     def retry_after(self, now: float) -> float:
         """Return in how many seconds there may be room; above 0."""
-        if self.rate is not None:
-            self._fill(now)
-            if self._tokens < _ENOUGH:
-                return max(0.001, (1 - self._tokens) / self.rate)
+        if self._bucket is not None and self.rate is not None:
+            missing = 1 - self._bucket.level(now)
+            if missing > 0:
+                return max(0.001, missing / self.rate)
         return BUSY_PAUSE
 
     def refuse(self, what: str, now: float) -> Overloaded:
@@ -104,8 +104,3 @@ class Capacity:
         else:
             text = f"{what}: its rate is {self.rate:g} calls per second"
         return Overloaded(text, retry_after_ms=max(1, round(self.retry_after(now) * 1000)))
-
-    def _fill(self, now: float) -> None:
-        assert self.rate is not None
-        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self.rate)
-        self._filled_at = now

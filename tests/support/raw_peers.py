@@ -114,7 +114,8 @@ class RawPeer:
             metadata = encode_entry(ANNOUNCE, encode_announcement(announcement))
         setup = Setup(20_000, lifetime_ms, metadata_mime, data_mime, metadata, lease=lease)
         self.send(encode_setup(setup), encode_keepalive(respond=True))
-        answer, *self.waiting = self.received()  # stream 0 goes first
+        self.waiting = self.received()  # stream 0 goes first, and there a LEASE
+        answer = self.waiting.pop(1 if lease else 0)
         assert peek(answer)[1] == KEEPALIVE, describe(answer)
         return self
 
