@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DrainConfig",
+    "LeaseConfig",
     "Limits",
     "ListenerConfig",
     "LogConfig",
@@ -307,6 +308,38 @@ class RoutingConfig(Struct, frozen=True):
     ] = 65_536
 
 
+class LeaseConfig(Struct, frozen=True):
+    """What clients that ask for leases (L in SETUP) are granted."""
+
+    ttl: Annotated[
+        float,
+        seconds(
+            "How long a LEASE is good for; it is renewed after half of it. Long enough to cost"
+            " nothing, short enough that a share nobody uses comes back.",
+            0.5,
+            3600,
+        ),
+    ] = 10.0
+    first_requests: Annotated[
+        int,
+        count(
+            "Requests granted to a client that has called nothing lately, so that nobody knows what"
+            " its providers can take. Few, since with half of them used it is granted what fits.",
+            1,
+            1_000_000,
+        ),
+    ] = 8
+    max_requests: Annotated[
+        int,
+        count(
+            "Requests granted at most by one LEASE, also where the providers name no limit. In fact"
+            " no limit, since it is renewed when half is used.",
+            1,
+            2_147_483_647,
+        ),
+    ] = 1_000_000
+
+
 class DrainConfig(Struct, frozen=True):
     """What happens between the order to stop and the end."""
 
@@ -346,6 +379,9 @@ class Config(Struct, frozen=True):
     admin: Annotated[AdminConfig, about("The HTTP side for operators.")] = AdminConfig()
     limits: Annotated[Limits, about("What peers may make the broker hold.")] = Limits()
     routing: Annotated[RoutingConfig, about("How calls find providers.")] = RoutingConfig()
+    lease: Annotated[LeaseConfig, about("What clients that ask for leases are granted.")] = (
+        LeaseConfig()
+    )
     drain: Annotated[DrainConfig, about("How the broker stops.")] = DrainConfig()
     log: Annotated[LogConfig, about("What the broker writes.")] = LogConfig()
 

@@ -88,6 +88,15 @@ class ConnectionLimits(Struct, frozen=True):
             1_000_000,
         ),
     ] = 10
+    leases_per_second: Annotated[
+        int,
+        count(
+            "LEASE frames of a provider that asked for leases in its SETUP. One follows each call"
+            " that makes room, so there are many more than keepalives; beyond this it is closed.",
+            1,
+            1_000_000,
+        ),
+    ] = 1000
     keepalive_bytes: Annotated[
         int,
         size(

@@ -62,6 +62,10 @@ def service_description(hub: Hub, tenant: str, name: str) -> dict[str, Any] | No
 def _instance(offer: Offer[Link]) -> dict[str, Any]:
     service = msgspec.to_builtins(offer.service)
     service.pop("name")
+    budget = offer.provider.budget
+    capacity = budget.capacity(offer.service) if budget is not None else None
+    if capacity is not None:
+        service["at_work"] = capacity.at_work
     return {
         "app": offer.app,
         "instance": offer.instance,

@@ -15,7 +15,9 @@ import msgspec
 
 from broker.config import Config
 from broker.forwarding.admission import TOO_MANY, Admission, TurnedAway
+from broker.forwarding.budget import Queue
 from broker.forwarding.credit import STREAM_WINDOW
+from broker.forwarding.leasing import Desk
 from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
 from broker.forwarding.routes import Routes
@@ -74,6 +76,8 @@ class Hub:
         stream_window, items_under_way: bytes of items on their way to one peer: of one stream at
             most, and of all its streams together.
         request_rate, resets: how often one peer may begin and cancel requests.
+        queue: those of them that wait for a provider to have room.
+        desk: what the leases of clients share.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class Hub:
         self.watchers: set[Watcher] = set()
         self.held: dict[Arriving, None] = {}
         self.held_bytes = 0
+        self.queue = Queue(self)
+        self.desk = Desk(self)
         self.is_draining = False
         limits = config.limits
         self.frame_limit = limits.frame_bytes
@@ -138,6 +144,10 @@ class Hub:
         if when is not None and self._timer is None:
             self._arm(when)
 
+    def soon(self, act: Callable[[], None]) -> None:
+        """Call *act* in the next turn of the loop."""
+        self._loop.call_soon(act)
+
     def watch(self, link: Link) -> None:
         """Have `link.expire` called at its next deadline."""
         when = link.connection.next_deadline()
@@ -175,6 +185,7 @@ class Hub:
             setup_timeout=limits.setup_timeout,
             min_lifetime=limits.lifetime_min,
             max_lifetime=limits.lifetime_max,
+            lease=True,
         )
 
     def builtin(self, link: Link) -> RequestHandler:
@@ -204,8 +215,9 @@ class Hub:
         if announcement is not None:
             instance = announcement.instance or instance
             self._replace_session(link, announcement, instance)
-        link.accept(announcement, DEFAULT_TENANT, instance)
-        link.use_routes(self._routes_of(link.tenant), setup.metadata_mime == COMPOSITE)
+        link.accept(announcement, DEFAULT_TENANT, instance, setup.lease)
+        plain = setup.metadata_mime == COMPOSITE and not setup.lease
+        link.use_routes(self._routes_of(link.tenant), plain)
         self.watch(link)  # the lifetime may end before the time for SETUP would have
         self.counters.accepted += 1
         if announcement is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from broker.forwarding import law
 from broker.forwarding.call import Call
-from broker.forwarding.credit import Credit, first_grant
+from broker.forwarding.credit import Credit
 from rsocket_mesh.protocol.frames import REQUEST_CHANNEL, encode_request_n
 
 if TYPE_CHECKING:
@@ -23,11 +23,10 @@ class ItemCall(Call):
     """One relayed stream or channel.
 
     Attributes:
-        granted: how many of the items that the request asks for it may carry to its provider.
         route: remembers how large the items were, for the next call to it.
     """
 
-    __slots__ = ("down", "granted", "route", "up")
+    __slots__ = ("down", "route", "up")
 
     def __init__(
         self,
@@ -38,14 +37,14 @@ class ItemCall(Call):
         kind: int,
         route: Route,
         asked: int,
+        granted: int,
     ) -> None:
-        """Begin with what the request asks for."""
+        """Begin with what the request asks for, and how much of it goes on to the provider."""
         super().__init__(caller, caller_id, provider, provider_id, kind, route.counters, None)
         self.route = route
         caller.consuming += 1
-        self.granted = first_grant(asked, caller.item_room(), route.item_bytes)
-        self.down: Credit | None = Credit(asked, self.granted, route.item_bytes)
-        self.counters.credit_granted += self.granted
+        self.down: Credit | None = Credit(asked, granted, route.item_bytes)
+        self.counters.credit_granted += granted
         self.up: Credit | None = None
         if kind == REQUEST_CHANNEL:
             provider.consuming += 1

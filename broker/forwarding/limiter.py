@@ -16,13 +16,14 @@ from broker.observe.counters import Counters
 from broker.observe.logs import OncePer
 from rsocket_mesh.errors import ErrorCode, Invalid, RateLimited
 from rsocket_mesh.protocol.announce import Announcement
-from rsocket_mesh.protocol.frames import HEADER, KEEPALIVE, METADATA_PUSH
+from rsocket_mesh.protocol.frames import HEADER, KEEPALIVE, LEASE, METADATA_PUSH
 from rsocket_mesh.protocol.rates import Bucket, Rate
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
 
 CONTROL: Final = "keepalives_per_second"
+LEASES: Final = "leases_per_second"
 PUSHES: Final = "pushes_per_second"
 ANNOUNCEMENTS: Final = "announcements_per_second"
 OWN_CALLS: Final = "own_calls_per_second"
@@ -56,6 +57,7 @@ class Limiter:
             ANNOUNCEMENTS: Rate(
                 limits.announcements_per_second, 5 * limits.announcements_per_second
             ),
+            LEASES: Rate(limits.leases_per_second, limits.leases_per_second),
             OWN_CALLS: Rate(limits.own_calls_per_second, 2 * limits.own_calls_per_second),
         }
         self._patience = {
@@ -109,13 +111,16 @@ class Limiter:
             text = f"KEEPALIVE with {len(frame) - _KEEPALIVE_HEAD} bytes of data exceeds {most}"
             self.close("keepalive_bytes", link, text, "keepalive-too-large")
             return False
-        if self._wait(CONTROL, link, 1.0, self._rates):
-            rate = self._rates[CONTROL]
+        limit, reason, advice = CONTROL, "keepalive-flood", "KEEPALIVE at the interval of the SETUP"
+        if kind == LEASE and link.budget is not None and link.budget.leased is not None:
+            limit, reason, advice = LEASES, "lease-flood", "larger leases, less often"
+        if self._wait(limit, link, 1.0, self._rates):
+            rate = self._rates[limit]
             text = (
                 f"more than {rate.per_second:g} frames per second on stream 0 ({rate.burst:g} at"
-                " once); send KEEPALIVE at the interval of the SETUP"
+                f" once); send {advice}"
             )
-            self.close(CONTROL, link, text, "keepalive-flood")
+            self.close(limit, link, text, reason)
             return False
         return True
 

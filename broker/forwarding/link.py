@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker.forwarding.budget import Budget
 from broker.forwarding.call import Leg
+from broker.forwarding.greeting import before_setup
 from broker.forwarding.items import ItemCall
+from broker.forwarding.leasing import Leasing
 from broker.forwarding.pressure import SlowReader
 from broker.forwarding.relay import relay
-from broker.forwarding.requests import Arriving, request_arrived
+from broker.forwarding.requests import Arriving
 from broker.forwarding.routes import Route, Routes
 from broker.forwarding.splice import Shape
+from broker.forwarding.strays import take_stray
 from rsocket_mesh.errors import (
     ErrorCode,
     NoRoute,
     PeerLost,
-    RemoteProtocolError,
 )
 from rsocket_mesh.peer import Responder
 from rsocket_mesh.protocol.announce import Announcement
@@ -31,24 +34,18 @@ from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
     Ignored,
+    LeaseArrived,
     MetadataPushed,
     PeerClosing,
     SetupArrived,
 )
 from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
-    FLAG_IGNORE,
-    HEADER,
     MAX_STREAM_ID,
-    REQUEST_CHANNEL,
-    REQUEST_RESPONSE,
-    RESUME,
-    SETUP,
-    TYPE_NAMES,
-    describe,
-    peek,
+    Lease,
 )
-from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix
+from rsocket_mesh.protocol.framing import prefix
+from rsocket_mesh.protocol.lease import Leased
 from rsocket_mesh.protocol.rates import Bucket
 from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Transport
 
@@ -57,11 +54,6 @@ if TYPE_CHECKING:
     from broker.forwarding.wheel import Entry
 
 _NO_SHAPE: Final = Shape("", "")
-_HTTP_METHODS: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ", b"PRI * ")
-_HTTP_ANSWER: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"This port speaks RSocket over TCP. For WebSocket and for HTTP the broker has other ports.\n"
-)
 
 
 class Link:
@@ -77,6 +69,9 @@ class Link:
         held: requests of this link that are not on their way yet, by stream id.
         requests_left: how many may begin before the limits are looked at.
         resets: the rate of requests that it cancelled; None before the first.
+        budget: what it can take; None if it named no limit and asked for no leases.
+        local: serves what it asks of the broker itself; None before the first such call.
+        leasing: what it is granted as a client; None if it asked for no leases.
         sends, takes: how it writes its requests, and how it wants those of others.
         slow_reader: watches it while it is congested.
         started: the rate of its requests; None before the first.
@@ -88,13 +83,13 @@ class Link:
 
     __slots__ = (
         "_is_plain",
-        "_local",
         "_tenant_routes",
         "accepting",
         "announcement",
         "app",
         "bucket",
         "buckets",
+        "budget",
         "caller_entry",
         "congested",
         "connected_at",
@@ -106,6 +101,8 @@ class Link:
         "id",
         "in_flight",
         "instance",
+        "leasing",
+        "local",
         "next_id",
         "open",
         "out",
@@ -140,6 +137,8 @@ class Link:
         self.next_id = 2
         self.streams: dict[int, Leg] = {}
         self.held: dict[int, Arriving] = {}
+        self.budget: Budget | None = None
+        self.leasing: Leasing | None = None
         self.routes: Routes | None = None
         self.sends = self.takes = _NO_SHAPE
         self.caller_entry = b""
@@ -148,7 +147,7 @@ class Link:
         self.announcement: Announcement | None = None
         self.bucket: set[Entry] | None = None  # where the wheel holds this link
         self.buckets: dict[str, Bucket] = {}  # what it has used of each rate, by limit
-        self._local: Responder | None = None
+        self.local: Responder | None = None
         self._is_plain = False
         self.congested = False
         self.slow_reader: SlowReader | None = None
@@ -179,37 +178,7 @@ class Link:
         if self.open:
             self.connection.heard(now)
             return relay(self, data)
-        return self._before_setup(data)
-
-    def _before_setup(self, data: bytes) -> int:
-        if self.connection.next_deadline() is None:  # it has ended
-            return len(data)
-        head = data[PREFIX_SIZE : PREFIX_SIZE + HEADER.size]
-        if len(head) < HEADER.size:
-            return 0
-        stream_id, word = HEADER.unpack(head)
-        if stream_id or word >> 10 not in (SETUP, RESUME):
-            # Refused by its header: what claims to be a frame may never be complete.
-            if data.startswith(_HTTP_METHODS) and self.transport.scheme in ("tcp", "tls", "unix"):
-                self.out.append(_HTTP_ANSWER)
-                self.end("http-on-rsocket-port", "spoke HTTP on an RSocket port")
-            else:
-                self._handle(self.connection.receive_frame(head, self.hub.now))
-            return len(data)
-        stop = PREFIX_SIZE + int.from_bytes(data[:PREFIX_SIZE], "big")
-        most = self.hub.config.limits.setup_bytes
-        if stop - PREFIX_SIZE > most:
-            text = f"SETUP frame of {stop - PREFIX_SIZE} bytes exceeds the limit of {most}"
-            self.hub.counters.limits["setup_bytes"] += 1
-            self.fail(ErrorCode.INVALID_SETUP, text, "invalid-setup")
-            return len(data)
-        if stop > len(data) or stop < PREFIX_SIZE + HEADER.size:
-            return 0
-        self.hub.counters.frames_in += 1
-        self._handle(self.connection.receive_frame(data[PREFIX_SIZE:stop], self.hub.now))
-        if not self.open:
-            return len(data)
-        return stop + relay(self, data[stop:]) if stop < len(data) else stop
+        return before_setup(self, data)
 
     def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The transport cannot cut frames any more."""
@@ -222,8 +191,8 @@ class Link:
         self.congested = not ready
         self.accepting = ready and self.open and self.connection.phase is Phase.OPEN
         self._choose_way()
-        if self._local is not None:
-            self._local.set_writable(ready)
+        if self.local is not None:
+            self.local.set_writable(ready)
         if ready:
             self.slow_reader = None
             starved, self.starved = self.starved, {}
@@ -242,36 +211,7 @@ class Link:
 
     def take_frame(self, frame: bytes) -> None:
         """Deal with a frame that the inner loop has no leg for."""
-        try:
-            stream_id, kind, flags = peek(frame)
-            if stream_id == 0:
-                if self.hub.limiter.allows_control(self, kind, frame):
-                    self._handle(self.connection.receive_frame(frame, self.hub.now))
-            elif (held := self.held.get(stream_id)) is not None:
-                held.take(frame)
-            elif self._local is not None and (
-                self._local.owns(stream_id) or stream_id in self._local.outbox.busy
-            ):
-                self._local.receive_frame(stream_id, kind, flags, frame)
-            elif REQUEST_RESPONSE <= kind <= REQUEST_CHANNEL and stream_id & 1:
-                if stream_id in self.streams:
-                    self.ignored("request on a stream id in use")
-                elif flags & FLAG_IGNORE:
-                    self._take_or_drop(frame)
-                else:
-                    request_arrived(self, frame)
-            elif kind in TYPE_NAMES or flags & FLAG_IGNORE:
-                self.ignored(TYPE_NAMES.get(kind, "unknown type"))
-            else:  # C-13: perhaps its lengths went wrong, and then nothing behind it has a meaning
-                self.violated(f"{describe(frame)} is not understood and must not be ignored")
-        except RemoteProtocolError as exc:
-            self.violated(str(exc))
-
-    def _take_or_drop(self, frame: bytes) -> None:
-        try:
-            request_arrived(self, frame)
-        except RemoteProtocolError:
-            self.ignored("malformed frame with the ignore flag")
+        take_stray(self, frame)
 
     def route_of(self, routing: bytes | None) -> Route:
         """Return where a request with the routing tags *routing* goes.
@@ -288,25 +228,26 @@ class Link:
             raise NoRoute("the request has no routing metadata and there is no default service")
         return self._tenant_routes.default(default)
 
-    @property
-    def local(self) -> Responder:
-        """The responder for the broker's own services, made at the first call to one."""
-        if self._local is None:
-            limits = self.hub.config.limits
-            # Twice: so that what is a little too large is refused with a better text.
-            room = 2 * (limits.announcement_bytes + limits.metadata_bytes)
-            budget = ReassemblyBudget(room, room)
-            self._local = Responder(self.send, self.hub.builtin(self), budget=budget)
-        return self._local
+    def make_local(self) -> Responder:
+        """Return what serves its calls to the broker itself, made at the first of them."""
+        limits = self.hub.config.limits
+        # Twice: so that what is a little too large is refused with a better text.
+        room = 2 * (limits.announcement_bytes + limits.metadata_bytes)
+        budget = ReassemblyBudget(room, room)
+        self.local = Responder(self.send, self.hub.builtin(self), budget=budget)
+        return self.local
 
     # -- stream 0 ---------------------------------------------------------------------------------
 
-    def _handle(self, events: list[Event]) -> None:
+    def handle(self, events: list[Event]) -> None:
+        """Act on what happened on stream 0, in order; then send what it has to say."""
         for event in events:
             if isinstance(event, SetupArrived):
                 self.hub.admit(self, event.setup)
             elif isinstance(event, MetadataPushed):
                 self.hub.pushed(self, event.metadata)
+            elif isinstance(event, LeaseArrived):
+                self._leased(event.lease)
             elif isinstance(event, Ignored):
                 self.ignored(event.what)
             elif isinstance(event, PeerClosing):
@@ -330,15 +271,38 @@ class Link:
                 self.transport.send_first(frame)
             self.hub.counters.frames_out += len(frames)
 
-    def accept(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
-        """The hub has admitted the session; from now on it may call and be called."""
+    def accept(
+        self, announcement: Announcement | None, tenant: str, instance: str, leases: bool
+    ) -> None:
+        """The hub has admitted the session; from now on it may call and be called, as far as the
+        *leases* go if it asked for them."""
+        if leases:
+            self.budget = Budget(Leased())
+            self.leasing = Leasing(self.hub, self)
         self.identify(announcement, tenant, instance)
         self.open = self.accepting = True
         self.connection.accept(self.hub.now)
+        if self.leasing is not None:
+            self.leasing.begin()
+
+    def grant(self, lease: Lease) -> None:
+        """Send LEASE."""
+        self.connection.send_lease(lease)
+        self._flush_connection()
+
+    def _leased(self, lease: Lease) -> None:
+        budget = self.budget
+        if budget is not None and budget.leased is not None:
+            self.hub.counters.leases_received += 1
+            budget.leased.receive(lease, self.hub.now)
+            self.hub.queue.wake()
 
     def identify(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
         """Say who this is, to people and to providers that want to know who calls."""
         self.announcement = announcement
+        budget = self.budget or Budget(None)
+        services = announcement.services if announcement is not None else ()
+        self.budget = budget if budget.announced(services) else None
         self.app = announcement.app if announcement is not None else "anonymous"
         self.instance = instance
         self.tenant = tenant
@@ -370,7 +334,7 @@ class Link:
 
     def expire(self, now: float) -> None:
         """A deadline of stream 0 has come (called by the wheel)."""
-        self._handle(self.connection.handle_deadline(now))
+        self.handle(self.connection.handle_deadline(now))
         self.hub.watch(self)
 
     # -- limits -----------------------------------------------------------------------------------
@@ -445,6 +409,8 @@ class Link:
             elif call.caller is self and call.caller_id in self.streams:
                 call.end("caller_lost")
                 call.cancel_provider()
-        if self._local is not None:
-            self._local.close(lost)
+        if self.leasing is not None:
+            self.leasing.end()
+        if self.local is not None:
+            self.local.close(lost)
         self.transport.close()

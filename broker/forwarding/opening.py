@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
 from broker.forwarding.call import Call
+from broker.forwarding.credit import first_grant
 from broker.forwarding.items import ItemCall
 from broker.routing.selection import DRAW_BITS, choose
 from rsocket_mesh.protocol.frames import (
@@ -27,7 +28,6 @@ from rsocket_mesh.protocol.metadata import DEADLINE, encode_deadline, encode_ent
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
-    from broker.forwarding.routes import Route
 
 _ROUTING_ID: Final = 0xFE  # well-known id 0x7E, as the first byte of an entry
 _DEADLINE_ENTRY: Final = encode_entry(DEADLINE, encode_deadline(0))
@@ -68,7 +68,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
             return False
         deadline = int.from_bytes(data[end - 4 : end], "big")
     route = routes.get(data[begin + 4 : routing_end])
-    if route is None or stream_id in link.held or not link.requests_left:
+    if route is None or route.is_budgeted or stream_id in link.held or not link.requests_left:
         return False
     provider = route.only
     if provider is None:
@@ -108,8 +108,9 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         initial = int.from_bytes(data[position + 9 : position + 13], "big")
         if not 1 <= initial <= MAX_REQUEST_N:
             return False
-        items = start_items(link, stream_id, provider, provider_id, kind, route, initial, deadline)
-        granted = items.granted
+        granted = first_grant(initial, link.item_room(), route.item_bytes)
+        items = ItemCall(link, stream_id, provider, provider_id, kind, route, initial, granted)
+        join_items(items, None if deadline is None else link.hub.now + deadline * 0.001)
     link.requests_left -= 1
     counters.started += 1
     provider.next_id = provider_id + 2
@@ -127,24 +128,18 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     return True
 
 
-def start_items(
-    link: Link,
-    stream_id: int,
-    provider: Link,
-    provider_id: int,
-    kind: int,
-    route: Route,
-    initial: int,
-    deadline: int | None,
-) -> ItemCall:
-    """Join the legs of a request-stream or request-channel; *deadline* in milliseconds."""
-    call = ItemCall(link, stream_id, provider, provider_id, kind, route, initial)
-    caller_law, provider_law = law.OPENED[kind]
+def join_items(call: ItemCall, deadline: float | None) -> None:
+    """Join the legs of a request-stream or request-channel.
+
+    Args:
+        deadline: when the first item is due, by the hub's clock; None if nobody said.
+    """
+    link, provider = call.caller, call.provider
+    caller_law, provider_law = law.OPENED[call.kind]
     if deadline is not None:
-        provider_law = law.AWAITING_FIRST[kind]
-        call.bucket = link.hub.wheel.bucket(link.hub.now + deadline * 0.001)
+        provider_law = law.AWAITING_FIRST[call.kind]
+        call.bucket = link.hub.wheel.bucket(deadline)
         call.bucket.add(call)
-    link.streams[stream_id] = (provider, _stamp(provider_id), caller_law, call)
-    provider.streams[provider_id] = (link, _stamp(stream_id), provider_law, call)
+    link.streams[call.caller_id] = (provider, _stamp(call.provider_id), caller_law, call)
+    provider.streams[call.provider_id] = (link, _stamp(call.caller_id), provider_law, call)
     provider.in_flight += 1
-    return call

@@ -11,14 +11,15 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 from broker.forwarding import law
-from broker.forwarding.call import Call
+from broker.forwarding.budget import WaitKey, choose_with_room
 from broker.forwarding.credit import first_grant
+from broker.forwarding.joining import join, with_initial_n
 from broker.forwarding.limiter import OverLimit
-from broker.forwarding.opening import start_items
 from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
 from broker.forwarding.relay import relay
 from broker.forwarding.routes import NOBODY, Route
-from broker.forwarding.splice import Wanted, read, splice
+from broker.forwarding.splice import Wanted, cut_request, read, splice
+from broker.routing.candidates import Candidate
 from broker.routing.selection import DRAW_BITS, choose, choose_shard
 from rsocket_mesh.errors import (
     DeadlineExceeded,
@@ -35,20 +36,14 @@ from rsocket_mesh.protocol.frames import (
     CANCEL,
     FLAG_COMPLETE,
     FLAG_FOLLOWS,
-    HEADER,
-    MAX_FRAME_SIZE,
     MAX_REQUEST_N,
     PAYLOAD,
     REQUEST_CHANNEL,
     REQUEST_FNF,
-    REQUEST_RESPONSE,
-    STREAM_ID,
     Request,
     decode_payload,
     decode_request,
     encode_error,
-    encode_payload,
-    encode_request,
     peek,
     restamp,
 )
@@ -58,7 +53,9 @@ from rsocket_mesh.protocol.metadata import decode_deadline
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
     from broker.forwarding.wheel import Entry
+    from rsocket_mesh.protocol.capacity import Capacity
 
+Chosen = Candidate["Link"] | None
 OWN_STREAMS: Final = 128  # calls of one session to the broker itself, unsent answers included
 FRAGMENT_OVERHEAD: Final = 128  # bytes charged per fragment that is held: its objects and places
 
@@ -74,6 +71,17 @@ def request_arrived(link: Link, frame: bytes) -> None:
     if refusal is not None:
         _refuse(link, request, refusal, None)
         return
+    leasing = link.leasing
+    if leasing is None:
+        _take(link, request, frame)
+    elif (beyond := leasing.take()) is not None:
+        _refuse(link, request, beyond, None)
+    else:  # one unit, whatever becomes of it and however many fragments follow (C-94)
+        _take(link, request, frame)
+        leasing.dealt_with()
+
+
+def _take(link: Link, request: Request, frame: bytes) -> None:
     initial = request.initial_n
     if initial is not None and not 1 <= initial <= MAX_REQUEST_N:
         error = Invalid(f"initial request n of {initial}, must be 1 to {MAX_REQUEST_N}")
@@ -108,14 +116,17 @@ class Arriving:
 
     __slots__ = (
         "_bucket",
+        "_capacity",
         "_data",
         "_deadline",
         "_follows",
+        "_full",
         "_head",
         "_later",
         "_link",
         "_metadata",
         "_metadata_size",
+        "_queued_as",
         "_request",
         "_route",
         "_size",
@@ -136,7 +147,10 @@ class Arriving:
         self._size = len(frame)
         self._bucket: set[Entry] | None = None
         self._deadline: float | None = None  # when the caller's patience ends
-        self._waiting_until: float | None = None  # set while nobody serves the route
+        self._waiting_until: float | None = None  # set once it had to wait for a provider
+        self._capacity: Capacity | None = None  # where it counts as at work
+        self._full: Overloaded | None = None  # what it is refused with when the wait is over
+        self._queued_as: WaitKey | None = None  # set while it waits for one to have room
         self._wanted = Wanted()
         self._route: Route | None = None
         self.is_metadata_complete = bool(
@@ -170,6 +184,9 @@ class Arriving:
             return
         hub = self._link.hub
         hub.held_bytes -= self._size
+        if self._queued_as is not None:
+            hub.queue.discard(self._queued_as, self)
+            self._queued_as = None
         del hub.held[self]
         del self._link.held[self._request.stream_id]
         self._bucket.discard(self)
@@ -182,9 +199,10 @@ class Arriving:
             timeout = self._link.hub.config.limits.setup_timeout
             self._refuse(Invalid(f"the metadata was not complete after {timeout:g} s"))
         elif self._deadline is not None and now >= self._deadline:
-            self._refuse(DeadlineExceeded("nobody served the route before the deadline"))
+            what = "nobody serves the route" if self._full is None else self._full.text
+            self._refuse(DeadlineExceeded(f"{what}, until the deadline"))
         else:
-            self._refuse_nobody()
+            self._give_up()
 
     def take(self, frame: bytes) -> None:
         """Take a later frame of the stream while the request is held."""
@@ -240,10 +258,14 @@ class Arriving:
         except StreamError as exc:
             self._refuse(exc)
             return
+        if link.leasing is not None and route.candidates:
+            link.leasing.called(route.candidates.entries[0].service.name)
         if route.is_builtin:
             self._serve()
         elif link.hub.is_draining:
             self._refuse(Draining("this broker is going away"))
+        elif route.is_budgeted:
+            self._send_with_room(route, metadata)
         elif route.candidates:
             self._send_to_one(route, metadata)
         else:
@@ -256,11 +278,12 @@ class Arriving:
         except RateLimited as exc:
             self._refuse(exc)
             return
-        if link.local.open_streams >= OWN_STREAMS:
+        local = link.local or link.make_local()
+        if local.open_streams >= OWN_STREAMS:
             self._refuse(Overloaded(f"{OWN_STREAMS} calls to the broker are open; finish some"))
             return
         for frame in (*self._head, *self._later):
-            link.local.receive_frame(*peek(frame), frame)
+            local.receive_frame(*peek(frame), frame)
 
     def retry(self) -> None:
         """The table has changed: go on if somebody serves the route now."""
@@ -297,6 +320,35 @@ class Arriving:
             chosen = choose_shard(route.candidates, self._wanted.shard)
         else:
             chosen = choose(route.candidates, getrandbits(DRAW_BITS))
+        self._send_to(route, chosen, metadata)
+
+    def _send_with_room(self, route: Route, metadata: bytes | None) -> None:
+        """Send the request to a provider whose budget has room; else wait for it, or refuse."""
+        link, wanted = self._link, self._wanted
+        key = (link.tenant, wanted.routing, wanted.shard)
+        chosen, full = choose_with_room(route, wanted.shard, link.hub.now)
+        if full is None and self._waiting_until is None and key in link.hub.queue:
+            full = Overloaded("others wait for its providers already")  # it is not its turn
+        if full is None:
+            self._send_to(route, chosen, metadata)
+        elif self._wait(full):
+            self._queued_as = key
+            link.hub.queue.add(key, self)
+
+    def go_on(self) -> bool:
+        """Go on if a provider has room now; return whether the request waits no longer."""
+        try:
+            route = self._link.route_of(self._wanted.routing)
+            full = choose_with_room(route, self._wanted.shard, self._link.hub.now)[1]
+        except StreamError:  # its session has given up its default service
+            full = None  # and `route` refuses it
+        if full is not None:
+            return False
+        self.release()
+        self.route()
+        return True
+
+    def _send_to(self, route: Route, chosen: Chosen, metadata: bytes | None) -> None:
         if chosen is None:
             there = len(route.candidates)
             self._refuse(Unavailable(f"none of its {there} providers takes calls just now"))
@@ -305,28 +357,39 @@ class Arriving:
         if provider_id is None:
             self._refuse(Unavailable("all stream ids of the provider's connection are in use"))
             return
-        self._open(route, chosen.provider, provider_id, metadata)
+        self._open(route, chosen, provider_id, metadata)
 
-    def _wait(self) -> None:
-        hub = self._link.hub
-        until = hub.now + hub.config.routing.route_wait
-        if self._deadline is not None:
-            until = min(until, self._deadline)
+    def _wait(self, full: Overloaded | None = None) -> bool:
+        """Hold the request as long as a provider is waited for, from its arrival on; else refuse
+        it, with *full* if there are providers. Return whether it is held."""
+        hub, until, self._full = self._link.hub, self._waiting_until, full
+        if until is None:
+            until = hub.now + hub.config.routing.route_wait
+            if self._deadline is not None:
+                until = min(until, self._deadline)
         if until > hub.now:
             self._waiting_until = until
             self.hold(until)
         else:
-            self._refuse_nobody()
+            self._give_up()
+        return self._bucket is not None
 
-    def _refuse_nobody(self) -> None:
-        miss = self._route.candidates.miss if self._route is not None else None
-        self._refuse(NoRoute(miss.text if miss is not None else "nobody serves it"))
+    def _give_up(self) -> None:
+        assert self._route is not None
+        if self._full is not None:
+            self._route.counters.over_budget += 1
+            self._refuse(self._full)
+        else:
+            miss = self._route.candidates.miss
+            self._refuse(NoRoute(miss.text if miss is not None else "nobody serves it"))
 
     def _refuse(self, error: StreamError) -> None:
         _refuse(self._link, self._request, error, self._route)
 
-    def _open(self, route: Route, provider: Link, provider_id: int, metadata: bytes | None) -> None:
-        link, request = self._link, self._request
+    def _open(
+        self, route: Route, chosen: Candidate[Link], provider_id: int, metadata: bytes | None
+    ) -> None:
+        link, request, provider = self._link, self._request, chosen.provider
         granted = None
         if request.initial_n is not None:
             granted = first_grant(request.initial_n, link.item_room(), route.item_bytes)
@@ -340,7 +403,7 @@ class Arriving:
                 self._remaining() if self._waiting_until is not None else None,
             )
             if changed is metadata:
-                frames = [_with_initial_n(restamp(self._head[0], provider_id), granted)]
+                frames = [with_initial_n(restamp(self._head[0], provider_id), granted)]
                 follows, rest = request.follows, self._head[1:] + self._later
             else:
                 data, follows, rest = b"".join(self._data), self._follows, self._later
@@ -350,8 +413,14 @@ class Arriving:
             self._refuse(Invalid(f"the metadata cannot be passed on: {exc}"))
             return
         route.counters.started += 1
+        if provider.budget is not None:
+            is_heard_of = request.kind != REQUEST_FNF
+            self._capacity = provider.budget.take(chosen.service, link.hub.now, is_heard_of)
         if follows or request.kind != REQUEST_FNF:
-            call = self._join(route, provider, provider_id)
+            call = join(
+                *(link, request, route, provider, provider_id),
+                *(granted, self._deadline, self._capacity),
+            )
             if follows:
                 call.set_caller_law(law.REQUESTING[request.kind])
                 error = too_much_unfinished(link, call.piece_up(sum(map(len, frames))))
@@ -370,53 +439,3 @@ class Arriving:
         if self._deadline is None:
             return None
         return max(0, round((self._deadline - self._link.hub.now) * 1000))
-
-    def _join(self, route: Route, provider: Link, provider_id: int) -> Call:
-        link, request = self._link, self._request
-        kind, stream_id = request.kind, request.stream_id
-        hub = link.hub
-        if request.initial_n is None:
-            call = Call(link, stream_id, provider, provider_id, kind, route.counters, None)
-            if kind == REQUEST_RESPONSE:
-                when = self._deadline
-                call.bucket = hub.default_bucket if when is None else hub.wheel.bucket(when)
-                call.bucket.add(call)
-            caller_law, provider_law = law.OPENED[kind]
-            link.streams[stream_id] = (provider, STREAM_ID.pack(provider_id), caller_law, call)
-            provider.streams[provider_id] = (link, STREAM_ID.pack(stream_id), provider_law, call)
-            provider.in_flight += 1
-        else:
-            initial = request.initial_n
-            call = start_items(
-                link, stream_id, provider, provider_id, kind, route, initial, self._remaining()
-            )
-            if request.complete:
-                call.close_up()
-        return call
-
-
-def _with_initial_n(frame: bytes, initial_n: int | None) -> bytes:
-    """Return the request *frame* with another initial request n, if its kind has one."""
-    if initial_n is None:
-        return frame
-    return frame[: HEADER.size] + STREAM_ID.pack(initial_n) + frame[HEADER.size + 4 :]
-
-
-def cut_request(
-    request: Request, stream_id: int, metadata: bytes | None, data: bytes, follows: bool
-) -> list[bytes]:
-    """Return the frames of *request* with other *metadata*: two if it became too long for one.
-
-    Args:
-        data: what has come of the data so far; *follows* if more fragments will come behind it.
-    """
-    kind, initial_n, complete = request.kind, request.initial_n, request.complete
-    fixed = 10 + (3 + len(metadata) if metadata is not None else 0)
-    room = MAX_FRAME_SIZE - fixed
-    if len(data) <= room:
-        return [encode_request(kind, stream_id, metadata, data, initial_n, follows, complete)]
-    # COMPLETE stands on the last fragment only, and that may not be ours.
-    early = complete and follows
-    first = encode_request(kind, stream_id, metadata, data[:room], initial_n, True, early)
-    last = encode_payload(stream_id, None, data[room:], True, complete and not follows, follows)
-    return [first, last]

@@ -33,11 +33,20 @@ class Route:
         only: the one provider if there is just one, so that nothing has to be chosen.
         counters: of the service.
         is_builtin: the broker answers itself.
+        is_budgeted: a candidate has a budget, so calls have to ask for room first.
         item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
             provider; 0 before the first.
     """
 
-    __slots__ = ("candidates", "counters", "is_builtin", "item_bytes", "item_bytes_up", "only")
+    __slots__ = (
+        "candidates",
+        "counters",
+        "is_budgeted",
+        "is_builtin",
+        "item_bytes",
+        "item_bytes_up",
+        "only",
+    )
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
@@ -45,6 +54,10 @@ class Route:
         self.candidates = candidates
         self.counters = counters
         self.is_builtin = is_builtin
+        self.is_budgeted = any(
+            entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
+            for entry in candidates
+        )
         self.only = candidates.entries[0].provider if len(candidates) == 1 else None
         self.item_bytes = self.item_bytes_up = 0
 

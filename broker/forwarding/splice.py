@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from broker.forwarding.limiter import OverLimit
+from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE, Request, encode_payload, encode_request
 from rsocket_mesh.protocol.metadata import (
     AUTHENTICATION,
     CALLER,
@@ -138,3 +139,23 @@ def splice_push(metadata: bytes, wanted: Wanted, sends: Shape, takes: Shape) -> 
 
 def _states_type(entries: list[Entry]) -> bool:
     return any(entry.mime == DATA_MIME_TYPE for entry in entries)
+
+
+def cut_request(
+    request: Request, stream_id: int, metadata: bytes | None, data: bytes, follows: bool
+) -> list[bytes]:
+    """Return the frames of *request* with other *metadata*: two if it became too long for one.
+
+    Args:
+        data: what has come of the data so far; *follows* if more fragments will come behind it.
+    """
+    kind, initial_n, complete = request.kind, request.initial_n, request.complete
+    fixed = 10 + (3 + len(metadata) if metadata is not None else 0)
+    room = MAX_FRAME_SIZE - fixed
+    if len(data) <= room:
+        return [encode_request(kind, stream_id, metadata, data, initial_n, follows, complete)]
+    # COMPLETE stands on the last fragment only, and that may not be ours.
+    early = complete and follows
+    first = encode_request(kind, stream_id, metadata, data[:room], initial_n, True, early)
+    last = encode_payload(stream_id, None, data[room:], True, complete and not follows, follows)
+    return [first, last]

@@ -26,6 +26,7 @@ class CallCounters:
         "credit_used",
         "ok",
         "others",
+        "over_budget",
         "service",
         "started",
         "starved_seconds",
@@ -34,6 +35,7 @@ class CallCounters:
     def __init__(self, service: str) -> None:
         self.service = service
         self.started = 0
+        self.over_budget = 0  # refused because no provider had room
         self.ok = 0
         self.others: Counter[str] = Counter()
         # Items, in both directions of streams and channels. What is outstanding is what was granted
@@ -59,6 +61,9 @@ class Counters:
         "frames_in",
         "frames_out",
         "ignored",
+        "leased_requests",
+        "leases_granted",
+        "leases_received",
         "limits",
         "refused",
     )
@@ -74,6 +79,9 @@ class Counters:
         self.frames_out = 0
         self.bytes_in = 0  # of connections that have ended; the live ones hold their own
         self.bytes_out = 0
+        self.leases_granted = 0  # LEASE frames sent to clients
+        self.leases_received = 0  # LEASE frames of providers
+        self.leased_requests: Counter[str] = Counter()  # of leased clients: used, refused
         self.calls: dict[str, CallCounters] = {}
 
     def calls_to(self, service: str) -> CallCounters:

@@ -66,6 +66,7 @@ class BrokerCollector(Collector):
         yield from self._service_states(snapshot)
         yield from self._calls()
         yield from self._credit()
+        yield from self._leases()
 
     def _connections(self, snapshot: Snapshot) -> Iterator[Metric]:
         counters = self._view.counters
@@ -120,13 +121,22 @@ class BrokerCollector(Collector):
     def _calls(self) -> Iterator[Metric]:
         started: Counter[str] = Counter()
         ended: Counter[tuple[str, str]] = Counter()
+        over_budget: Counter[str] = Counter()
         for calls in self._view.counters.calls.values():
             service = self._services.of(calls.service)
             started[service] += calls.started
             ended[service, "ok"] += calls.ok
+            if calls.over_budget:
+                over_budget[service] += calls.over_budget
             for outcome, number in calls.others.items():
                 ended[service, self._outcomes.of(outcome)] += number
         yield _counter("calls_started", "Calls that came in.", started, "service")
+        yield _counter(
+            "calls_over_budget",
+            "Calls refused because no provider had room.",
+            over_budget,
+            "service",
+        )
         family = CounterMetricFamily(
             "rsocket_broker_calls",
             "Calls that ended, by how.",
@@ -159,6 +169,17 @@ class BrokerCollector(Collector):
         for key, seconds in starved.items():
             family.add_metric(key, seconds)
         yield family
+
+    def _leases(self) -> Iterator[Metric]:
+        counters = self._view.counters
+        yield _counter("leases_granted", "LEASE frames sent to clients.", counters.leases_granted)
+        yield _counter("leases_received", "LEASE frames of providers.", counters.leases_received)
+        yield _counter(
+            "leased_requests",
+            "Requests of clients with a lease: used it, or were refused beyond it.",
+            counters.leased_requests,
+            "result",
+        )
 
 
 def registry_for(view: BrokerView) -> CollectorRegistry:

@@ -9,6 +9,7 @@ and Schomaker, "Weighted Distributed Hash Tables" (2005) for the weighted rendez
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from hashlib import blake2b
 from math import log
 from typing import Final
@@ -68,6 +69,24 @@ def _better_of_two(
 def _usable(entries: tuple[Candidate[P], ...]) -> tuple[Candidate[P], ...]:
     accepting = tuple(entry for entry in entries if entry.provider.accepting)
     return tuple(entry for entry in accepting if entry.service.weight) or accepting
+
+
+def choose_free(
+    candidates: Candidates[P], draw: int, is_free: Callable[[Candidate[P]], bool]
+) -> Candidate[P] | None:
+    """Return what `choose` would, but only one that *is_free*; None if no candidate is both.
+
+    For candidates with a budget. Those of weight 0 are a reserve here too: they get calls while all
+    that are accepting and free have weight 0. Costs time per candidate when the first choice is not
+    free.
+    """
+    chosen = choose(candidates, draw)
+    if chosen is None or is_free(chosen):
+        return chosen
+    usable = _usable(tuple(filter(is_free, candidates.entries)))
+    if len(usable) > 1:
+        return _better_of_two(usable, running_weights(usable), draw)
+    return usable[0] if usable else None
 
 
 def seed_of(app: str, instance: str) -> int:

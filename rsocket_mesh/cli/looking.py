@@ -45,6 +45,19 @@ class _Instance(msgspec.Struct):
     methods: dict[str, _Method] | None = None
     description: str = ""
     in_flight: int | None = None
+    concurrency: int | None = None
+    rate: float | None = None
+    at_work: int | None = None
+
+    @property
+    def limits(self) -> str:
+        """What it can take, and what is at work of that: `2 of 8 at once, 100 a second`."""
+        said = []
+        if self.concurrency is not None:
+            said.append(f"{self.at_work or 0} of {self.concurrency} at once")
+        if self.rate is not None:
+            said.append(f"{self.rate:g} a second")
+        return ", ".join(said) or "none"
 
 
 class _Described(msgspec.Struct):
@@ -117,7 +130,7 @@ async def describe(target: Target, service: str) -> None:
     found = _read(document, _Described, route)
     printer.line(f"{cell(found.name, nested=True)}\n")
     printer.table(
-        ("INSTANCE", "APP", "VERSION", "WEIGHT", "TAGS", "IN FLIGHT"),
+        ("INSTANCE", "APP", "VERSION", "WEIGHT", "TAGS", "IN FLIGHT", "LIMITS"),
         [
             (
                 instance.instance,
@@ -126,6 +139,7 @@ async def describe(target: Target, service: str) -> None:
                 instance.weight,
                 " ".join(f"{key}={value}" for key, value in instance.tags.items()),
                 instance.in_flight,
+                instance.limits,
             )
             for instance in found.instances
         ],

@@ -110,7 +110,7 @@ class Subscription(RequesterStream):
 
     async def begin(self, n: int) -> None:
         requester = self._requester
-        left = await requester.admit(self.timeout)
+        left = await requester.admit_stream(self.timeout)
         request, self.request = self.request, None
         if request is None:  # stopped while it waited to be admitted
             raise Canceled("the stream was closed before its request was sent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from rsocket_mesh.errors import ConnectionClosed, Unreachable
 from rsocket_mesh.peer.handler import RequestHandler
@@ -20,16 +21,18 @@ async def open_peer(
     timeout: float,  # noqa: ASYNC109 - one budget for several steps
     confirm: bool = True,
     tls: ssl.SSLContext | None = None,
+    free: Callable[[float], int] | None = None,
 ) -> Peer:
     """Connect to *url* and introduce ourselves.
 
     Args:
-        setup: keepalive times, MIME types and the announcement.
+        setup: keepalive times, MIME types, the announcement, and whether there are leases.
         handler: serves what the other side asks; None refuses it.
         timeout: seconds for everything together.
         confirm: wait until the other side has answered a KEEPALIVE behind the SETUP; a broker does
             that after its verdict, so connected then means accepted and registered.
         tls: for tls:// and wss://; None means the system's certificates.
+        free: with leases, how many requests *handler* could take at a time; see `Peer`.
     Raises:
         SetupRefused: the other side does not want us; the same SETUP again will not help.
         Unreachable: nobody answered, or not within *timeout*.
@@ -37,7 +40,7 @@ async def open_peer(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    peer = Peer(handler, setup=setup)
+    peer = Peer(handler, setup=setup, free=free)
     await dial(url, peer, timeout=timeout, tls=tls)
     if not confirm:
         return peer

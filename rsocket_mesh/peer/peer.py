@@ -20,6 +20,7 @@ from rsocket_mesh.errors import (
     SetupRefused,
 )
 from rsocket_mesh.peer.handler import NoHandler, RequestHandler
+from rsocket_mesh.peer.leasing import LeasedRequester, LeasedResponder
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.peer.responder import Responder
 from rsocket_mesh.protocol.connection import (
@@ -34,13 +35,15 @@ from rsocket_mesh.protocol.events import (
     Event,
     Ignored,
     KeepaliveAnswered,
+    LeaseArrived,
     MetadataPushed,
     PeerClosing,
     SetupArrived,
 )
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE, ReassemblyBudget
-from rsocket_mesh.protocol.frames import FLAG_IGNORE, HEADER, MAX_STREAM_ID, Setup
+from rsocket_mesh.protocol.frames import FLAG_IGNORE, HEADER, MAX_STREAM_ID, Lease, Setup
 from rsocket_mesh.protocol.framing import PREFIX_SIZE
+from rsocket_mesh.protocol.lease import Leased
 from rsocket_mesh.transport.base import PROTOCOL_ERROR, Transport
 
 _log = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ class Peer:
         setup: Setup | None = None,
         acceptor: Callable[[Setup], None] | None = None,
         fragment_size: int = DEFAULT_FRAGMENT_SIZE,
+        free: Callable[[float], int] | None = None,
     ) -> None:
         """Begin without a transport: pass the object to `dial` or return it from `accept`.
 
@@ -74,12 +78,14 @@ class Peer:
             setup: what a client introduces itself with; None makes this the server.
             acceptor: server: judges a SETUP; raises `SetupRefused` to refuse it.
             fragment_size: bytes of the largest frame; larger messages leave in fragments.
+            free: with leases, how many requests *handler* could take at a time of the loop's
+                clock; None grants as many as there are.
         """
         self._loop = asyncio.get_running_loop()
         self._role = Role.SERVER if setup is None else Role.CLIENT
         self._handler = handler or NoHandler()
         self._acceptor = acceptor
-        self._connection = Connection(self._role, now=self._loop.time())
+        self._connection = Connection(self._role, now=self._loop.time(), lease=True)
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._open = False  # whether streams may be used: the connection is OPEN or DRAINING
@@ -88,12 +94,27 @@ class Peer:
         budget = ReassemblyBudget()
         self.setup = setup
         self.ignored: dict[str, int] = {}
-        self.requester = Requester(
-            self._send, self._role, budget=budget, fragment_size=fragment_size
-        )
-        self._responder = Responder(
-            self._send, self._handler, budget=budget, fragment_size=fragment_size
-        )
+        self.requester: Requester
+        self._responder: Responder
+        if setup is not None and not setup.lease:
+            self.requester = Requester(
+                self._send, self._role, budget=budget, fragment_size=fragment_size
+            )
+            self._responder = Responder(
+                self._send, self._handler, budget=budget, fragment_size=fragment_size
+            )
+        else:  # leases, or a server, which learns from the SETUP whether there are any
+            self.requester = LeasedRequester(
+                self._send, self._role, budget=budget, fragment_size=fragment_size
+            )
+            self._responder = LeasedResponder(
+                self._send,
+                self._handler,
+                budget=budget,
+                fragment_size=fragment_size,
+                free=free,
+                grant=self._grant,
+            )
         self.closed: asyncio.Future[RSocketError] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self.confirmed: asyncio.Future[None] = self._loop.create_future()
@@ -112,6 +133,7 @@ class Peer:
         if self.setup is not None:
             self._connection.send_setup(self.setup, now)
             self._connection.send_keepalive(now)
+            self._begin_leases(self.setup)
         self._flush()
 
     def batch_received(self, data: bytes) -> int:
@@ -231,6 +253,9 @@ class Peer:
                 case KeepaliveAnswered():
                     if not self.confirmed.done():
                         self.confirmed.set_result(None)
+                case LeaseArrived():
+                    if isinstance(self.requester, LeasedRequester):
+                        self.requester.lease_arrived(event.lease)
                 case MetadataPushed():
                     self._pushed(event.metadata)
                 case PeerClosing():
@@ -252,6 +277,18 @@ class Peer:
             self._events(self._connection.refuse(exc.code, str(exc)))
         else:
             self._events(self._connection.accept(self._loop.time()))
+            if not self._ended:
+                self._begin_leases(setup)
+
+    def _begin_leases(self, setup: Setup) -> None:
+        if setup.lease and isinstance(self.requester, LeasedRequester):
+            self.requester.leased = Leased()
+            assert isinstance(self._responder, LeasedResponder)
+            self._responder.begin_leases()
+
+    def _grant(self, lease: Lease) -> None:
+        self._connection.send_lease(lease)
+        self._flush()
 
     def _pushed(self, metadata: bytes) -> None:
         try:

@@ -295,6 +295,8 @@ class Requester:
         self._check()
         return None if timeout is None else max(0.0, timeout - (self.loop.time() - begun))
 
+    admit_stream = admit  # what a stream or channel waits for before its request
+
     def start(
         self,
         stream: Call | Subscription,

@@ -91,7 +91,7 @@ class Responder:
 
     Attributes:
         ignored: frames of streams that are not open here; a count.
-        refused: requests refused because too many are open; a count.
+        refused: requests refused because too many are open, or beyond a lease; a count.
         idle: called whenever the last open stream has ended.
     """
 
@@ -195,11 +195,15 @@ class Responder:
 
     # -- one stream -------------------------------------------------------------------------------
 
-    def _refuse(self, stream_id: int, kind: int) -> None:
+    def _refuse(self, stream_id: int, kind: int, why: StreamError | None = None) -> None:
         self.refused += 1
         if kind != REQUEST_FNF:
-            error = self._refusal or Overloaded(
-                f"{self._max_streams} requests of this connection are open; finish some first"
+            error = (
+                why
+                or self._refusal
+                or Overloaded(
+                    f"{self._max_streams} requests of this connection are open; finish some first"
+                )
             )
             self.outbox.send(encode_error(stream_id, *error.to_wire()))
 

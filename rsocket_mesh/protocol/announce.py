@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from rsocket_mesh.errors import Invalid
+from rsocket_mesh.protocol.capacity import MAX_CONCURRENCY, MAX_RATE
 from rsocket_mesh.protocol.version import parse_version
 
 MAX_NAME_LENGTH: Final = 128  # characters of app, instance, service and method names
@@ -37,7 +38,13 @@ class MethodInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ServiceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One service of an instance. `methods` None means: any method."""
+    """One service of an instance.
+
+    Attributes:
+        methods: None means any method.
+        concurrency: calls that it can have at work at once; None for no such limit.
+        rate: calls per second that it can take; None for no such limit.
+    """
 
     name: str
     version: str = "0"
@@ -46,6 +53,8 @@ class ServiceInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     routes: tuple[str, ...] = ()
     methods: dict[str, MethodInfo] | None = None
     description: str = ""
+    concurrency: int | None = None
+    rate: float | None = None
 
 
 class Announcement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,7 +89,7 @@ def check_name(name: str, field: str) -> None:
 
 
 def check_announcement(announcement: Announcement) -> None:
-    """Raise `Invalid` naming the field for a bad name, version, weight, route or duplicate."""
+    """Raise `Invalid` naming the field for a bad name, version, number, route or duplicate."""
     check_name(announcement.app, "app")
     if announcement.instance:
         check_name(announcement.instance, "instance")
@@ -101,12 +110,21 @@ def check_announcement(announcement: Announcement) -> None:
             raise Invalid(f"{field}.version: {exc.text}") from None
         if not 0 <= service.weight <= 10_000:
             raise Invalid(f"{field}.weight: {service.weight} must be 0 to 10000")
+        _check_capacity(service, field)
         for route_index, route in enumerate(service.routes):
             _check_route(route, f"{field}.routes[{route_index}]")
         for method in service.methods or ():
             check_name(method, f"{field}.methods")
             if "." in method:  # a call to `s.a.b` asks for the method `b` of the service `s.a`
                 raise Invalid(f"{field}.methods: {method!r} must not have a dot")
+
+
+def _check_capacity(service: ServiceInfo, field: str) -> None:
+    concurrency, rate = service.concurrency, service.rate
+    if concurrency is not None and not 1 <= concurrency <= MAX_CONCURRENCY:
+        raise Invalid(f"{field}.concurrency: {concurrency} must be 1 to {MAX_CONCURRENCY}")
+    if rate is not None and not 0 < rate <= MAX_RATE:  # put so, that it refuses NaN too
+        raise Invalid(f"{field}.rate: {rate:g} must be above 0 and at most {MAX_RATE:g}")
 
 
 def _check_route(route: str, field: str) -> None:

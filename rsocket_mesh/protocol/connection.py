@@ -41,7 +41,7 @@ from rsocket_mesh.protocol.events import (
     PeerClosing,
     SetupArrived,
 )
-from rsocket_mesh.protocol.frames import FLAG_IGNORE, TYPE_NAMES, VERSION, FrameType, Setup
+from rsocket_mesh.protocol.frames import FLAG_IGNORE, TYPE_NAMES, VERSION, FrameType, Lease, Setup
 
 SETUP_TIMEOUT: Final = 10.0  # s from the transport to an accepted SETUP; idle sockets cost memory
 MIN_LIFETIME: Final = 1.0  # s; less would call a peer dead for one pause of its garbage collector
@@ -93,12 +93,14 @@ class Connection:
         setup_timeout: float = SETUP_TIMEOUT,
         min_lifetime: float = MIN_LIFETIME,
         max_lifetime: float = MAX_LIFETIME,
+        lease: bool = False,
     ) -> None:
         """Begin with an open transport and nothing sent.
 
         Args:
             setup_timeout: server: seconds from now to an accepted SETUP.
             min_lifetime, max_lifetime: server: bounds in seconds for what a SETUP asks for.
+            lease: server: a SETUP may ask for leases (L); else that is UNSUPPORTED_SETUP.
         """
         self.role = role
         self.phase = AWAIT_SETUP if role is Role.SERVER else IDLE
@@ -110,7 +112,8 @@ class Connection:
         self._keepalive_interval = 0.0
         self._next_keepalive = now
         self._drain_deadline = now
-        self._leases = False
+        self._takes_lease = lease
+        self._leases = False  # negotiated: both sides send LEASE (C-112)
         self._held: list[bytes] = []
         self._outgoing: list[bytes] = []
 
@@ -186,6 +189,17 @@ class Connection:
         if self.phase not in (SETTING_UP, OPEN, DRAINING):
             raise LocalProtocolError(f"METADATA_PUSH is not allowed in phase {self.phase.name}")
         self._outgoing.append(frames.encode_metadata_push(metadata))
+
+    def send_lease(self, lease: Lease) -> None:
+        """Let the peer send requests; what it had left is replaced.
+
+        Raises:
+            LocalProtocolError: not negotiated, the connection is not established, or bad numbers.
+        """
+        if not self._leases or self.phase not in (SETTING_UP, OPEN, DRAINING):
+            text = "as negotiated" if self._leases else "without L in SETUP"
+            raise LocalProtocolError(f"LEASE is not allowed in phase {self.phase.name} {text}")
+        self._outgoing.append(frames.encode_lease(lease))
 
     def accept(self, now: float) -> list[Event]:
         """Server: the SETUP is good. Nothing is sent for it (C-29).
@@ -288,9 +302,10 @@ class Connection:
         if setup.resume_token is not None:
             text = "resume is not supported; connect without a resume token"
             return self.fail(ErrorCode.REJECTED_SETUP, text, "unsupported-setup")
-        if setup.lease:
+        if setup.lease and not self._takes_lease:
             text = "lease is not supported; connect without the lease flag"
             return self.fail(ErrorCode.UNSUPPORTED_SETUP, text, "unsupported-setup")
+        self._leases = setup.lease
         self.lifetime = max(self._min_lifetime, min(setup.lifetime_ms / 1000, self.lifetime))
         return [SetupArrived(setup)]
 

@@ -9,7 +9,9 @@ Source: the generic cell rate algorithm, ITU-T I.371, in its virtual scheduling 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+ROUNDING: Final = 1e-9  # seconds: sums of decimal fractions miss by less than this
 
 
 class Rate(NamedTuple):
@@ -38,7 +40,11 @@ class Bucket:
         """
         full_at = max(self._full_at, now) + min(cost * self._token_s, self._burst_s)
         wait = full_at - now - self._burst_s
-        if wait > 1e-9:  # seconds: sums of decimal fractions miss by less than this
+        if wait > ROUNDING:
             return wait
         self._full_at = full_at
         return 0.0
+
+    def level(self, now: float) -> float:
+        """Return how many tokens there are; what is at least 1 can be taken."""
+        return (self._burst_s + ROUNDING - max(0.0, self._full_at - now)) / self._token_s

@@ -23,6 +23,8 @@ from rsocket_mesh.errors import (
     Unreachable,
 )
 from rsocket_mesh.protocol.announce import Model
+from rsocket_mesh.protocol.capacity import Capacity
+from rsocket_mesh.protocol.lease import MAX_REQUESTS
 from rsocket_mesh.protocol.metadata import decode_routing
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.version import parse_range
@@ -103,6 +105,16 @@ class Dispatcher:
         for methods in self._methods.values():
             methods.sort(key=lambda method: method.version, reverse=True)
 
+    def free(self, now: float) -> int:
+        """Return how many calls could be taken at *now*, of all services together; MAX_REQUESTS
+        if one of them has no limits, and while there are none."""
+        free = 0
+        for service in self._services:
+            if service.capacity is None:
+                return MAX_REQUESTS
+            free += service.capacity.free(now)
+        return min(free, MAX_REQUESTS) if self._services else MAX_REQUESTS
+
     async def idle(self) -> None:
         """Return when no handler runs any more; at once if none does."""
         while self.running:
@@ -119,6 +131,9 @@ class Dispatcher:
             arguments = bind(payload, call)
         except DecodeError as exc:
             raise Invalid(str(exc)) from exc
+        capacity = method.capacity
+        if capacity is not None:
+            _enter(method, capacity)
         self.running += 1
         try:
             if method.signature.threaded:
@@ -129,6 +144,8 @@ class Dispatcher:
         except Exception as exc:
             _fail(method, exc)
         finally:
+            if capacity is not None:
+                capacity.leave()
             self._ended()
 
     async def fire_and_forget(self, payload: Payload) -> None:
@@ -140,6 +157,9 @@ class Dispatcher:
         except (StreamError, DecodeError) as exc:
             log.warning("dropped a fire-and-forget: %s", exc)
             return
+        capacity = method.capacity
+        if capacity is not None:
+            _enter(method, capacity)  # what is refused is counted, not logged: it may be many
         self.running += 1
         try:
             if method.signature.threaded:
@@ -149,6 +169,8 @@ class Dispatcher:
         except Exception:
             log.exception("%s failed", method.route)
         finally:
+            if capacity is not None:
+                capacity.leave()
             self._ended()
 
     # Not generators around `_items`: closing an outer one would leave the inner, and with it the
@@ -254,6 +276,9 @@ class Dispatcher:
     ) -> AsyncIterator[Payload]:
         encode = codec.encode
         items: Any = None
+        capacity = method.capacity
+        if capacity is not None:
+            _enter(method, capacity)
         self.running += 1
         try:
             if method.signature.threaded:
@@ -273,6 +298,8 @@ class Dispatcher:
                 if close is not None:
                     await close()
             finally:
+                if capacity is not None:
+                    capacity.leave()
                 self._ended()
 
     def _ended(self) -> None:
@@ -282,6 +309,14 @@ class Dispatcher:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
+
+
+def _enter(method: Method, capacity: Capacity) -> None:
+    """Count a call that begins; raise `Overloaded` if its service can take no more now."""
+    now = asyncio.get_running_loop().time()
+    if capacity.free(now) <= 0:
+        raise capacity.refuse(method.route, now)
+    capacity.enter(now)
 
 
 def _remember(cache: dict[K, Target], key: K, target: Target, size: int) -> None:

@@ -71,15 +71,17 @@ class Mesh:
         codec: Codec,
         tls: ssl.SSLContext | None,
         lifetime: float,
+        lease: bool,
     ) -> None:
         self._timeout = timeout
+        self._lease = lease
         self._lifetime = lifetime
         self._codec = codec
         self._token = token
         self._announcement = announcement
         self._dispatcher = Dispatcher(codec, serve)
         self._dispatcher.mesh = self
-        self._session = Session(urls, self._setup, self._dispatcher, tls)
+        self._session = Session(urls, self._setup, self._dispatcher, tls, self._dispatcher.free)
         self._pushes: set[asyncio.Task[None]] = set()
         self._closing = False
         self._check()
@@ -274,6 +276,7 @@ class Mesh:
             metadata_mime=COMPOSITE,
             data_mime=self._codec.mime,
             metadata=encode_composite(entries),
+            lease=self._lease,
         )
 
     async def _announce(self, timeout: float) -> None:
@@ -330,6 +333,7 @@ def connect(
     codec: str | Codec = "cbor",
     tls: ssl.SSLContext | None = None,
     lifetime: float = LIFETIME,
+    lease: bool = False,
 ) -> Connecting:
     """Connect to a broker: `async with connect(url) as mesh`, or `mesh = await connect(url)`.
 
@@ -349,6 +353,9 @@ def connect(
         connect_timeout: seconds until the first connection must stand.
         codec: of the connection's data: `cbor`, `json`, `raw`, a MIME type or a codec.
         tls: for `tls://` and `wss://`; None verifies against the system's authorities.
+        lease: ask the broker for leases, both ways. Calls then wait for the broker's LEASE, in
+            order and within their own time, instead of being refused when their providers can
+            take no more; and the broker is granted what our services can take just now.
         lifetime: seconds of silence after which broker and client take each other for dead; a
             sign of life is sent three times in it. The broker may keep to bounds of its own.
     Raises (at `await` or `async with`):
@@ -373,7 +380,7 @@ def connect(
             announcement.app, f"{name}-{secrets.token_hex(4)}", announcement.tags
         )
     return Connecting(
-        Mesh(urls, serve, announcement, token, timeout, find_codec(codec), tls, lifetime),
+        Mesh(urls, serve, announcement, token, timeout, find_codec(codec), tls, lifetime, lease),
         connect_timeout,
     )
 

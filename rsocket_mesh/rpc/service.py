@@ -19,11 +19,14 @@ from rsocket_mesh.protocol.announce import (
     check_announcement,
     check_name,
 )
+from rsocket_mesh.protocol.capacity import Capacity
 from rsocket_mesh.protocol.version import parse_version
 from rsocket_mesh.rpc.signature import Handler, Signature, read_signature
 
 F = TypeVar("F", bound=Handler)
 
+# Seconds of the rate: a broker spaces calls out, and the way here may push them together again.
+_RATE_SLACK: Final = 0.1
 _RAW_MIMES: Final = ("application/octet-stream", "text/plain")  # only bytes and str fit into them
 
 
@@ -33,9 +36,11 @@ class Method:
     Attributes:
         route: what callers write, `service.method`.
         version: of the service, parsed, to tell two versions in one program apart.
+        capacity: of the service; None if it has no limits.
     """
 
     __slots__ = (
+        "capacity",
         "description",
         "handler",
         "idempotent",
@@ -58,6 +63,7 @@ class Method:
         self.name = name
         self.route = f"{service.name}.{name}"
         self.version = parse_version(service.version)
+        self.capacity = service.capacity
         self.model = model
         self.handler = handler
         self.signature = signature
@@ -84,8 +90,12 @@ class Service:
         version: such as `1.4.0`; callers may ask for a range.
         weight: its share of the calls among instances of the service, 0 to 10000.
         tags: what callers may select by, besides version and instance.
+        concurrency: calls at work at once that this instance can have; None for no such limit.
+        rate: calls per second that it can take, at most one second's worth at once; None for no
+            such limit. What is beyond either is refused (`Overloaded`) before a handler sees it;
+            the broker knows both and gives such calls to other instances.
     Raises:
-        ValueError: the name, version or weight is no good; the text names it.
+        ValueError: the name, version or a number is no good; the text names it.
     """
 
     def __init__(
@@ -96,18 +106,25 @@ class Service:
         weight: int = 100,
         tags: Mapping[str, str] | None = None,
         description: str = "",
+        concurrency: int | None = None,
+        rate: float | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.weight = weight
         self.tags = dict(tags or {})
         self.description = description
+        self.concurrency = concurrency
+        self.rate = rate
         self.methods: dict[str, Method] = {}
         self.push_handler: Handler | None = None
         try:
             check_announcement(Announcement("check", services=(self.info(),)))
         except Invalid as exc:
             raise ValueError(exc.text.replace("services[0]", "Service")) from None
+        self.capacity: Capacity | None = None
+        if concurrency is not None or rate is not None:
+            self.capacity = Capacity(concurrency, rate, slack=_RATE_SLACK)
 
     def __repr__(self) -> str:
         return f"<Service {self.name} {self.version}, {len(self.methods)} methods>"
@@ -121,6 +138,8 @@ class Service:
             tags=self.tags,
             methods={name: method.info() for name, method in self.methods.items()},
             description=self.description,
+            concurrency=self.concurrency,
+            rate=self.rate,
         )
 
     @overload

@@ -54,6 +54,7 @@ class Session:
         make_setup: Callable[[], Setup],
         handler: RequestHandler,
         tls: ssl.SSLContext | None,
+        free: Callable[[float], int] | None = None,
     ) -> None:
         self.urls = tuple(urls)
         if not self.urls:
@@ -65,6 +66,7 @@ class Session:
         self._make_setup = make_setup
         self._handler = handler
         self._tls = tls
+        self._free = free
         self._peer: Peer | None = None
         self._connected = asyncio.Event()
         self._move = asyncio.Event()
@@ -161,6 +163,7 @@ class Session:
             timeout=timeout,
             confirm=True,
             tls=self._tls,
+            free=self._free,
         )
 
     def _adopt(self, peer: Peer, url: str) -> None:

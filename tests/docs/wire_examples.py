@@ -6,9 +6,11 @@ from rsocket_mesh.errors import NoRoute
 from rsocket_mesh.protocol.announce import Announcement, ServiceInfo, encode_announcement
 from rsocket_mesh.protocol.frames import (
     REQUEST_RESPONSE,
+    Lease,
     Setup,
     encode_error,
     encode_keepalive,
+    encode_lease,
     encode_metadata_push,
     encode_payload,
     encode_request,
@@ -64,6 +66,7 @@ EXAMPLES: dict[str, bytes] = {
     "setup": on_tcp(setup()),
     "keepalive": on_tcp(encode_keepalive(respond=True)),
     "keepalive-answer": on_tcp(encode_keepalive(respond=False)),
+    "lease": on_tcp(encode_lease(Lease(10_000, 8))),
     "request": on_tcp(request()),
     "answer": on_tcp(encode_payload(1, None, b"7", complete=True)),
     "error": on_tcp(encode_error(1, *NoRoute("nobody serves 'orders'").to_wire())),

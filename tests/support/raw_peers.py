@@ -109,13 +109,15 @@ class RawPeer:
         metadata_mime: str = COMPOSITE,
         data_mime: str = OCTET_STREAM,
         lifetime_ms: int = 90_000,
+        lease: bool = False,
     ) -> RawPeer:
         metadata = None
         if announcement is not None:
             metadata = encode_entry(ANNOUNCE, encode_announcement(announcement))
-        setup = Setup(20_000, lifetime_ms, metadata_mime, data_mime, metadata)
+        setup = Setup(20_000, lifetime_ms, metadata_mime, data_mime, metadata, lease=lease)
         self.send(encode_setup(setup), encode_keepalive(respond=True))
-        answer, *self.waiting = self.received()  # stream 0 goes first
+        self.waiting = self.received()  # stream 0 goes first, and there a LEASE
+        answer = self.waiting.pop(1 if lease else 0)
         assert peek(answer)[1] == KEEPALIVE, describe(answer)
         return self
 
@@ -164,6 +166,9 @@ class _Clock:
 
     def time(self) -> float:
         return self._bench.time
+
+    def call_soon(self, callback: Any) -> asyncio.Handle:
+        return self._loop.call_soon(callback)
 
     def call_at(self, when: float, callback: Any) -> asyncio.TimerHandle:
         return self._loop.call_later(3600, callback)

@@ -21,10 +21,12 @@ from rsocket_mesh.protocol.frames import (
     ERROR,
     KEEPALIVE,
     REQUEST_RESPONSE,
+    Lease,
     Setup,
     decode_error,
     decode_payload,
     encode_keepalive,
+    encode_lease,
     encode_metadata_push,
     encode_setup,
     peek,
@@ -213,6 +215,16 @@ async def test_keepalives_at_their_rate_are_answered_and_a_flood_ends_the_connec
     assert text.startswith("more than 5 frames per second on stream 0 (50 at once)")
     assert bench.counters.limits["keepalives_per_second"] == 1
     assert bench.counters.closes["keepalive-flood"] == 1
+
+
+async def test_leases_of_a_provider_have_a_rate_of_their_own() -> None:
+    bench = bench_with(keepalives_per_second=1, leases_per_second=50)
+    peer = bench.provider(lease=True)
+    peer.send(*[encode_lease(Lease(1000, 1))] * 50)
+    assert peer.link.open
+    peer.send(encode_lease(Lease(1000, 1)))
+    assert told(peer)[0] == ErrorCode.CONNECTION_ERROR
+    assert bench.counters.closes["lease-flood"] == 1
 
 
 async def test_a_flood_of_frames_on_stream_0_that_mean_nothing_is_one_too() -> None:

@@ -101,6 +101,21 @@ def test_limits_are_counted_by_their_config_key(view):
     assert scrape(view)["limits_hit_total", ("keepalives_per_second",)] == 2
 
 
+def test_leases_and_calls_without_room_are_counted(view):
+    view.counters.leases_granted = 3
+    view.counters.leases_received = 4
+    view.counters.leased_requests.update(used=5, refused=6)
+    view.counters.calls_to("orders").over_budget = 7
+    view.counters.calls_to("stock")
+    samples = scrape(view)
+    assert samples["leases_granted_total", ()] == 3
+    assert samples["leases_received_total", ()] == 4
+    assert samples["leased_requests_total", ("used",)] == 5
+    assert samples["leased_requests_total", ("refused",)] == 6
+    assert samples["calls_over_budget_total", ("orders",)] == 7
+    assert ("calls_over_budget_total", ("stock",)) not in samples
+
+
 def test_state_version_and_the_process_are_there(view):
     samples = scrape(view)
     assert samples["build_info", ("1.2.3",)] == 1

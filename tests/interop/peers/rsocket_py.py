@@ -1,6 +1,7 @@
 """rsocket-py as a caller or a service, driven by lines of JSON (see tests/interop/driving.py).
 
     rsocket_py.py caller URL composite|routing|none [FRAGMENT_BYTES]
+    rsocket_py.py leased URL            the same with composite metadata, asking for leases
     rsocket_py.py service URL NAME
 
 Written as users of rsocket-py write, with the library's own client, transports and metadata
@@ -77,6 +78,7 @@ async def connected(
     *,
     setup: Payload | None = None,
     fragment: int | None = None,
+    leases: bool = False,
 ) -> AsyncIterator[RSocketClient]:
     parts = urlsplit(url)
     if parts.scheme == "tcp":
@@ -90,6 +92,7 @@ async def connected(
         metadata_encoding=METADATA_TYPES[metadata],
         setup_payload=setup,
         fragment_size_bytes=fragment,
+        honor_lease=leases,
     ) as client:
         yield client
 
@@ -213,10 +216,12 @@ class Caller(Talkative):
         return self.streams[command["of"]].report()
 
 
-async def caller(url: str, metadata: str, fragment: str | None = None) -> None:
+async def caller(
+    url: str, metadata: str, fragment: str | None = None, leases: bool = False
+) -> None:
     handler = Caller(metadata)
     size = int(fragment) if fragment else None
-    async with connected(url, metadata, handler, fragment=size) as client:
+    async with connected(url, metadata, handler, fragment=size, leases=leases) as client:
         handler.client = client
         say(ready=True)
         tasks = set()
@@ -224,6 +229,10 @@ async def caller(url: str, metadata: str, fragment: str | None = None) -> None:
             task = asyncio.create_task(handler.answer(command))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
+
+
+async def leased(url: str) -> None:
+    await caller(url, "composite", leases=True)
 
 
 # -- service --------------------------------------------------------------------------------------
@@ -340,4 +349,5 @@ async def service(url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run({"caller": caller, "service": service}[sys.argv[1]](*sys.argv[2:]))
+    roles = {"caller": caller, "leased": leased, "service": service}
+    asyncio.run(roles[sys.argv[1]](*sys.argv[2:]))

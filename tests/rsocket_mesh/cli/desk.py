@@ -21,7 +21,14 @@ class Order:
     note: str | None = None
 
 
-desk = Service("desk", version="1.4.2", tags={"zone": "eu-1"}, description="For tests.")
+desk = Service(
+    "desk",
+    version="1.4.2",
+    tags={"zone": "eu-1"},
+    description="For tests.",
+    concurrency=1000,
+    rate=100_000,
+)
 seen_here: dict[str, Any] = {"fired": [], "cancelled": [], "made": 0}
 
 

@@ -62,7 +62,9 @@ def test_list_says_on_stderr_that_there_is_nothing(own_broker: tuple[str, object
 
 def test_describe_shows_instances_methods_and_types(mesh: Run):
     out = mesh("describe", "desk", "-o", "table").out
-    assert re.search(r"^desk-1 +desk +1\.4\.2 +100 +zone=eu-1 +0", out, re.MULTILINE)
+    limits = "0 of 1000 at once, 100000 a second"
+    found = rf"^desk-1 +desk +1\.4\.2 +100 +zone=eu-1 +0 +{limits}"
+    assert re.search(found, out, re.MULTILINE)
     assert "\n  total(Order) -> integer  [request-response, idempotent]\n" in out
     assert "\n      Return what an order costs.\n" in out
     assert "\n  count(integer) -> {*: integer}  [request-stream]\n" in out

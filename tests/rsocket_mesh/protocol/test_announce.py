@@ -15,6 +15,7 @@ from rsocket_mesh.protocol.announce import (
     Announcement,
     MethodInfo,
     ServiceInfo,
+    check_announcement,
     check_name,
     decode_announcement,
     encode_announcement,
@@ -229,3 +230,35 @@ def test_no_bytes_raise_anything_but_invalid(raw):
     except Invalid:
         return
     assert decode_announcement(encode_announcement(announcement)) == announcement
+
+
+def test_capacity_is_two_optional_numbers():
+    announced = service(concurrency=8, rate=100).services[0]
+    assert (announced.concurrency, announced.rate) == (8, 100.0)
+    assert service().services[0].concurrency is service().services[0].rate is None
+    assert b"rate" not in encode_announcement(service())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("concurrency", 0, r"services\[0\]\.concurrency: 0 must be 1 to 1000000"),
+        ("concurrency", 1_000_001, r"services\[0\]\.concurrency: 1000001 must be"),
+        ("concurrency", 1.5, r"concurrency"),
+        ("concurrency", "8", r"concurrency"),
+        ("rate", 0, r"services\[0\]\.rate: 0 must be above 0"),
+        ("rate", -1.5, r"services\[0\]\.rate: -1\.5 must be above 0"),
+        ("rate", 1e7, r"services\[0\]\.rate: 1e\+07 must be above 0 and at most 1e\+06"),
+        ("rate", "fast", r"rate"),
+    ],
+)
+def test_a_capacity_that_makes_no_sense_is_refused_by_its_name(field, value, text):
+    with pytest.raises(Invalid, match=text):
+        service(**{field: value})
+
+
+def test_a_rate_that_is_no_number_is_refused():
+    # JSON has none; CBOR, in which a session may announce as well, has.
+    bad = Announcement("shop", services=(ServiceInfo("orders", rate=float("nan")),))
+    with pytest.raises(Invalid, match=r"services\[0\]\.rate: nan must be above 0"):
+        check_announcement(bad)

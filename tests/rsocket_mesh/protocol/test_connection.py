@@ -511,6 +511,46 @@ def test_a_resume_behind_setup_ends_the_connection():
     assert codes_sent(connection) == [ErrorCode.CONNECTION_ERROR]
 
 
+def test_a_server_that_takes_leases_accepts_the_setup_that_wants_them():
+    connection = a_server(lease=True)
+    setup = SETUP._replace(lease=True)
+    assert connection.receive_frame(frames.encode_setup(setup), 0.0) == [SetupArrived(setup)]
+    connection.accept(0.0)
+    connection.send_lease(Lease(1000, 5))
+    assert connection.frames_to_send() == [frames.encode_lease(Lease(1000, 5))]
+    assert connection.receive_frame(SAMPLES[FrameType.LEASE], 0.0) == [
+        LeaseArrived(Lease(1000, 10))
+    ]
+
+
+def test_a_lease_that_comes_before_the_verdict_counts_after_it():
+    connection = a_server(lease=True)
+    connection.receive_frame(frames.encode_setup(SETUP._replace(lease=True)), 0.0)
+    assert connection.receive_frame(SAMPLES[FrameType.LEASE], 0.0) == []
+    assert connection.accept(0.0) == [LeaseArrived(Lease(1000, 10))]
+
+
+def test_a_server_that_takes_leases_ignores_those_of_a_client_that_asked_for_none():
+    """C-112."""
+    connection = a_server(lease=True)
+    connection.receive_frame(frames.encode_setup(SETUP), 0.0)
+    connection.accept(0.0)
+    assert connection.receive_frame(SAMPLES[FrameType.LEASE], 0.0) == [Ignored("LEASE on stream 0")]
+    with pytest.raises(LocalProtocolError, match="without L in SETUP"):
+        connection.send_lease(Lease(1000, 5))
+
+
+def test_a_client_may_grant_right_behind_its_setup_and_nobody_before():
+    connection = a_client(SETUP._replace(lease=True))
+    connection.send_lease(Lease(1000, 5))
+    assert connection.frames_to_send() == [frames.encode_lease(Lease(1000, 5))]
+    server = a_server(lease=True)
+    server.receive_frame(frames.encode_setup(SETUP._replace(lease=True)), 0.0)
+    with pytest.raises(LocalProtocolError, match="LEASE is not allowed in phase JUDGING"):
+        server.send_lease(Lease(1000, 5))
+    assert server.frames_to_send() == []
+
+
 def test_a_lease_that_was_not_negotiated_changes_nothing():
     """C-112."""
     for connection in (an_open(), an_open(Role.CLIENT)):

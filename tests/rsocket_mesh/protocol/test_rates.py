@@ -61,3 +61,15 @@ def test_in_no_span_of_time_does_more_pass_than_burst_and_rate_allow(per_second,
         for end, _ in passed[first:]:
             spent = sum(cost for when, cost in passed if begin <= when <= end)
             assert spent <= burst + per_second * (end - begin) + 1e-6 * (1 + spent)
+
+
+@given(st.floats(0.1, 1000), st.floats(1, 100), st.lists(st.floats(0, 10), max_size=60))
+def test_as_many_can_be_taken_as_the_level_says(per_second, burst, pauses):
+    bucket, now = Bucket(Rate(per_second, burst)), 1000.0
+    for pause in pauses:
+        now += pause
+        level = int(bucket.level(now))
+        taken = 0
+        while bucket.take(now) == 0.0:
+            taken += 1
+        assert taken == level
