@@ -7,6 +7,7 @@ import hashlib
 import sys
 import time
 from collections.abc import AsyncIterator
+from itertools import count
 
 from rsocket_mesh import Service
 
@@ -16,12 +17,12 @@ stopped_at = 0.0
 
 
 @bench.request_stream
-async def numbers(count: int) -> AsyncIterator[int]:
+async def numbers(how_many: int) -> AsyncIterator[int]:
     """Yield 0, 1, 2, ... and keep account of how far it got and when it was stopped."""
     global yielded, stopped_at
     yielded, stopped_at = 0, 0.0
     try:
-        for number in range(count):
+        for number in range(how_many):
             yielded += 1
             yield number
     finally:
@@ -40,6 +41,32 @@ async def ticks(every: float) -> AsyncIterator[int]:
             await asyncio.sleep(every)
     finally:
         stopped_at = time.monotonic()
+
+
+@bench.request_stream
+async def paced(every: float, size: int) -> AsyncIterator[bytes]:
+    """Yield items of *size* bytes that begin with their number, one every so many seconds; who
+    takes them late gets the next one later, not several at once."""
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    for number in count():
+        yield number.to_bytes(8, "big") + bytes(size - 8)
+        due = max(due + every, loop.time())
+        await asyncio.sleep(due - loop.time())
+
+
+@bench.request_stream
+async def flood(size: int) -> AsyncIterator[bytes]:
+    """Yield items of *size* bytes as fast as they are taken, for ever."""
+    item = bytes(size)
+    while True:
+        yield item
+
+
+@bench.request_response
+async def large(size: int) -> bytes:
+    """Return so many bytes."""
+    return bytes(size)
 
 
 @bench.request_response
