@@ -179,6 +179,16 @@ class Limits(ConnectionLimits, frozen=True):
             64 * GIB,
         ),
     ] = 256 * MIB
+    memory_bytes: Annotated[
+        int,
+        size(
+            "Memory of the whole process. From 85 % of it on streams get smaller windows, from 92 %"
+            " on new requests and sessions are refused, from 95 % on the peer with most waiting is"
+            " closed. 0 takes three quarters of what the machine or the container has.",
+            0,
+            64 * 1024 * GIB,
+        ),
+    ] = 0
     streams: Annotated[
         int,
         count(

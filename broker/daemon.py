@@ -15,8 +15,10 @@ from typing import Any, Final
 from broker.admin.snapshot import ConnectionView, ServiceView, Snapshot
 from broker.builtin.services import BuiltinServices
 from broker.config import Config, ListenerConfig
+from broker.forwarding.guard import MemoryGuard
 from broker.forwarding.hub import DEFAULT_TENANT, Hub
 from broker.forwarding.link import Link
+from broker.memory import default_budget, resident, trimmer
 from broker.observe.counters import Counters
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.peer import RequestHandler
@@ -36,6 +38,7 @@ class Broker:
     Attributes:
         listeners: open sockets, in the order of the config; `url` has the real port.
         state: `starting`, `ready`, `draining` or `stopped`.
+        guard: watches the memory of the process; None before `start`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -46,6 +49,7 @@ class Broker:
         self._version = package_version()
         self._hub: Hub | None = None
         self._started_at = 0.0
+        self.guard: MemoryGuard | None = None
 
     @property
     def hub(self) -> Hub:
@@ -61,7 +65,9 @@ class Broker:
         """
         loop = asyncio.get_running_loop()
         self._started_at = loop.time()
-        self._hub = Hub(self.config, self.counters, self._builtin, loop)
+        hub = self._hub = Hub(self.config, self.counters, self._builtin, loop)
+        budget = self.config.limits.memory_bytes or default_budget()
+        self.guard = MemoryGuard(hub, budget, resident, trimmer())
         try:
             for listener in self.config.listeners:
                 self.listeners.append(await self._listen(listener))
@@ -165,6 +171,8 @@ class Broker:
                 for name in hub.table.services(tenant)
             ),
             hub.streams_open(),
+            memory_budget=self.guard.budget if self.guard is not None else 0,
+            memory_step=self.guard.step if self.guard is not None else 0,
         )
 
 

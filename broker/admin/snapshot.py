@@ -42,6 +42,8 @@ class Snapshot(NamedTuple):
     connections: tuple[ConnectionView, ...]
     services: tuple[ServiceView, ...]
     streams_open: int
+    memory_budget: int = 0  # bytes of the process
+    memory_step: int = 0  # how near it is: 0 calm, 1 smaller windows, 2 refusing, 3 closing
 
 
 class BrokerView(Protocol):

@@ -73,6 +73,7 @@ class Hub:
         default_bucket: the wheel's set for calls that start now and name no deadline.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
         most_waiting: bytes that may wait for one peer, with large payloads.
+        refusal: why new work is refused just now; None if it is not.
         stream_window, items_under_way: bytes of items on their way to one peer: of one stream at
             most, and of all its streams together.
         request_rate, resets: how often one peer may begin and cancel requests.
@@ -97,6 +98,7 @@ class Hub:
         self.queue = Queue(self)
         self.desk = Desk(self)
         self.is_draining = False
+        self.refusal: Callable[[], StreamError] | None = None
         limits = config.limits
         self.frame_limit = limits.frame_bytes
         self.most_waiting = limits.outbound_bytes + limits.large_payload_bytes
@@ -203,6 +205,9 @@ class Hub:
         if self.is_draining:
             link.refuse(ErrorCode.REJECTED_SETUP, "DRAINING: this broker is going away", "draining")
             self.counters.refused["draining"] += 1
+            return
+        if self.refusal is not None:
+            self._refuse(link, ErrorCode.REJECTED_SETUP, self.refusal())
             return
         try:
             announcement = self._decoded(announced) if announced is not None else None
@@ -382,6 +387,12 @@ class Hub:
         if isinstance(error, OverLimit):
             self.limiter.hit(error.limit, link, error.text)
         _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
+
+    def refuse_work(self, refusal: Callable[[], StreamError] | None) -> None:
+        """Refuse new requests and sessions with *refusal* from now on; None takes them again."""
+        self.refusal = refusal
+        for link in self.links.values():
+            link.choose_way()
 
     def begin_drain(self, timeout: float) -> None:
         """Refuse new sessions and calls from now on, and say so to whoever asked for notices."""

@@ -190,7 +190,7 @@ class Link:
         """Outbound rose over its high watermark or fell to the low one."""
         self.congested = not ready
         self.accepting = ready and self.open and self.connection.phase is Phase.OPEN
-        self._choose_way()
+        self.choose_way()
         if self.local is not None:
             self.local.set_writable(ready)
         if ready:
@@ -314,11 +314,13 @@ class Link:
         """Give the session its tenant's route cache; *plain* if it sends composite metadata."""
         self._tenant_routes = routes
         self._is_plain = plain
-        self._choose_way()
+        self.choose_way()
 
-    def _choose_way(self) -> None:
+    def choose_way(self) -> None:
         """Plain requests take the fast way, unless there is a reason to look at every one."""
-        fast = self._is_plain and self.open and not self.congested and not self.hub.is_draining
+        hub = self.hub
+        fast = self._is_plain and self.open and not self.congested
+        fast = fast and not hub.is_draining and hub.refusal is None
         self.routes = self._tenant_routes if fast else None
 
     def refuse(self, code: int, text: str, reason: str) -> None:

@@ -21,6 +21,8 @@ FULL_RETRY_MS: Final = 100  # what a peer with too much open is told to wait: no
 
 def admit(link: Link) -> StreamError | None:
     """Count one request that *link* begins; return why it may not, or None."""
+    if link.hub.refusal is not None:
+        return link.hub.refusal()
     if link.congested:
         link.limit_hit("outbound_bytes")
         return Overloaded(

@@ -300,8 +300,12 @@ class Arriving:
     def drain(self) -> None:
         """The broker is going away: refuse the request if it waits for a provider."""
         if self._waiting_until is not None:
-            self.release()
-            self._refuse(Draining("this broker is going away"))
+            self.give_up(Draining("this broker is going away"))
+
+    def give_up(self, error: StreamError) -> None:
+        """Hold the request no longer, and refuse it with *error*."""
+        self.release()
+        self._refuse(error)
 
     def _read(self, metadata: bytes | None) -> Wanted:
         link = self._link

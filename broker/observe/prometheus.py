@@ -82,6 +82,12 @@ class BrokerCollector(Collector):
         )
         yield _counter("connections_closed", "Connections ended.", counters.closes, "reason")
         yield _gauge("streams", "Streams open now.", snapshot.streams_open)
+        yield _gauge("memory_budget_bytes", "What the process may use.", snapshot.memory_budget)
+        yield _gauge(
+            "memory_step",
+            "0 calm, 1 smaller windows, 2 new work refused, 3 the fullest peers closed.",
+            snapshot.memory_step,
+        )
         waiting = sum(connection.outbound for connection in snapshot.connections)
         yield _gauge("outbound_bytes", "Bytes waiting for peers that read slowly.", waiting)
 

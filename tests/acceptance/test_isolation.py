@@ -1,4 +1,4 @@
-"""One consumer that stands still delays nobody, loses nothing and costs little: the first promise."""
+"""The first promise: one consumer that stands still delays nobody, loses nothing, costs little."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""The last line of defence: what the broker does as its memory nears the configured budget.
+
+Limits bound what one peer can make it hold, not what thousands of them can together. So the memory
+of the process is measured a few times per second, and in three steps less is promised, new work is
+refused, and whoever holds most is let go. Going back takes a little more room than going forth, so
+that a step does not flicker. `step_of` decides and knows no clock; the rest carries it out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from broker.forwarding.credit import STREAM_WINDOW
+from rsocket_mesh.errors import Overloaded
+from rsocket_mesh.transport.framed import HIGH_WATER
+
+if TYPE_CHECKING:
+    from broker.forwarding.hub import Hub
+    from broker.forwarding.link import Link
+
+INTERVAL: Final = 0.25  # seconds between two looks: what one core can fill in that time is bounded
+RETRY_MS: Final = 1000  # what refused callers are told: four looks
+BACK: Final = 0.03  # of the budget; so much below its threshold a step ends
+WINDOW_SHARE: Final = 8  # streams get this part of their windows from the first step on
+WORTH_CLOSING: Final = 1024 * 1024  # bytes; who has less waiting is not the problem
+
+_log: Final = logging.getLogger("rsocket_broker.memory")
+
+
+class Step(IntEnum):
+    """How near the budget is."""
+
+    CALM = 0
+    SHRINK = 1  # windows are smaller
+    REFUSE = 2  # new requests and sessions are refused as well
+    RESET = 3  # and whoever holds most is let go
+
+
+THRESHOLDS: Final = {Step.SHRINK: 0.85, Step.REFUSE: 0.92, Step.RESET: 0.95}  # of the budget
+
+
+def step_of(used: int, budget: int, before: Step) -> Step:
+    """Return the step for *used* bytes of *budget*, coming from *before*."""
+    share = used / budget
+    reached = Step.CALM
+    for step, threshold in THRESHOLDS.items():
+        if share >= (threshold - BACK if step <= before else threshold):
+            reached = step
+    return reached
+
+
+class MemoryGuard:
+    """Watches one process; an entry of the wheel.
+
+    Attributes:
+        budget: bytes.
+        used: bytes at the last look.
+        step: what is in force.
+    """
+
+    def __init__(
+        self, hub: Hub, budget: int, resident: Callable[[], int], give_back: Callable[[], None]
+    ) -> None:
+        """*resident* returns the memory of the process in bytes; *give_back* returns what the
+        allocator holds for later to the system."""
+        self.budget = budget
+        self.used = 0
+        self.step = Step.CALM
+        self._hub = hub
+        self._resident = resident
+        self._give_back = give_back
+        self.expire(hub.now)
+
+    def expire(self, now: float) -> None:
+        """Look, act, and come again (called by the wheel)."""
+        self.used = self._resident()
+        step = step_of(self.used, self.budget, self.step)
+        if step is not self.step:
+            self._enter(step)
+        if step is Step.RESET:
+            self._let_go()
+        if step:
+            self._give_back()
+        self._hub.wheel.bucket(now + INTERVAL).add(self)
+
+    def _enter(self, step: Step) -> None:
+        level = logging.WARNING if step > self.step else logging.INFO
+        share = 100 * self.used / self.budget
+        _log.log(level, "memory at %.0f %% of limits.memory_bytes: %s", share, step.name.lower())
+        if step > self.step:
+            self._hub.counters.limits["memory_bytes"] += 1
+        self.step = step
+        part = WINDOW_SHARE if step else 1
+        limits = self._hub.config.limits
+        self._hub.stream_window = STREAM_WINDOW // part
+        self._hub.items_under_way = (limits.outbound_bytes - HIGH_WATER) // part
+        self._hub.refuse_work(self._refusal if step >= Step.REFUSE else None)
+
+    def _refusal(self) -> Overloaded:
+        return Overloaded(
+            f"the broker uses {self.used} of {self.budget} bytes", retry_after_ms=RETRY_MS
+        )
+
+    def _let_go(self) -> None:
+        """Free what can be freed at once: requests that wait, and the fullest queue."""
+        for arriving in list(self._hub.held):
+            arriving.give_up(self._refusal())
+        fullest = max(self._hub.links.values(), key=_waiting, default=None)
+        if fullest is not None and (waiting := _waiting(fullest)) >= WORTH_CLOSING:
+            fullest.cut_off(
+                "memory", f"the broker is short of memory, and {waiting} bytes wait for this peer"
+            )
+
+
+def _waiting(link: Link) -> int:
+    return link.transport.outbound_size() if link.congested else 0
