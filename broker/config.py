@@ -152,6 +152,16 @@ class Limits(ConnectionLimits, frozen=True):
             64 * GIB,
         ),
     ] = 64 * MIB
+    stream_window_bytes: Annotated[
+        int,
+        size(
+            "Bytes of items that one stream may have on their way to a consumer's socket, and fewer"
+            " if many streams share it. A round trip to the provider of 40 ms at 100 Mbit/s, or of"
+            " 4 ms at 1 Gbit/s; more lets one stream be faster over a long way.",
+            KIB,
+            GIB,
+        ),
+    ] = 512 * KIB
     slow_reader_timeout: Annotated[
         float,
         seconds(

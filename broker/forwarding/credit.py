@@ -19,7 +19,6 @@ from rsocket_mesh.protocol.frames import MAX_REQUEST_N
 UNLIMITED: Final = MAX_REQUEST_N  # an accumulated credit that reaches this never counts down
 EXCESS_TOLERATED: Final = 1  # items over the credit; two libraries overrun by one out of habit
 
-STREAM_WINDOW: Final = 256 * 1024  # bytes: a round trip of 2 ms at 1 Gbit/s
 FIRST_ITEMS: Final = 32  # of a new stream at most: what worked for the last need not for this one
 MAX_WINDOW: Final = 4096  # items, however small they are: they also cost time to hand over
 ITEM_COST: Final = 64  # bytes charged per item at least

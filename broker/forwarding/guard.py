@@ -13,7 +13,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding.credit import STREAM_WINDOW
 from rsocket_mesh.errors import Overloaded
 from rsocket_mesh.transport.framed import HIGH_WATER
 
@@ -95,7 +94,7 @@ class MemoryGuard:
         self.step = step
         part = WINDOW_SHARE if step else 1
         limits = self._hub.config.limits
-        self._hub.stream_window = STREAM_WINDOW // part
+        self._hub.stream_window = limits.stream_window_bytes // part
         self._hub.items_under_way = (limits.outbound_bytes - HIGH_WATER) // part
         self._hub.refuse_work(self._refusal if step >= Step.REFUSE else None)
 

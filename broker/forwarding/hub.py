@@ -16,7 +16,6 @@ import msgspec
 from broker.config import Config
 from broker.forwarding.admission import TOO_MANY, Admission, TurnedAway
 from broker.forwarding.budget import Queue
-from broker.forwarding.credit import STREAM_WINDOW
 from broker.forwarding.leasing import Desk
 from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
@@ -102,7 +101,7 @@ class Hub:
         limits = config.limits
         self.frame_limit = limits.frame_bytes
         self.most_waiting = limits.outbound_bytes + limits.large_payload_bytes
-        self.stream_window = STREAM_WINDOW
+        self.stream_window = limits.stream_window_bytes
         self.items_under_way = limits.outbound_bytes - HIGH_WATER
         self.request_rate = Rate(limits.requests_per_second, limits.requests_per_second)
         self.resets = Rate(limits.resets_per_second, 2 * limits.resets_per_second)

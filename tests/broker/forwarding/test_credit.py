@@ -10,41 +10,41 @@ from broker.forwarding.credit import (
     EXCESS_TOLERATED,
     FIRST_ITEMS,
     MAX_WINDOW,
-    STREAM_WINDOW,
     UNLIMITED,
     Credit,
     first_grant,
     items_in,
 )
 
+WINDOW = 256 * 1024  # bytes
 SIZES = st.sampled_from([1, 200, 20_000, 300_000, 2_000_000])
 
 
 def a_credit(asked: int, item_bytes: int = 0) -> Credit:
-    return Credit(asked, first_grant(asked, STREAM_WINDOW, item_bytes), item_bytes)
+    return Credit(asked, first_grant(asked, WINDOW, item_bytes), item_bytes)
 
 
 def produce(credit: Credit, size: int, may_grant: bool = True) -> int:
     """One item passes, as the relay lets it: looked at only when `left` is used up."""
     looked_at = not credit.left
     credit.deliver(size)
-    return credit.settle(STREAM_WINDOW, may_grant) if looked_at else 0
+    return credit.settle(WINDOW, may_grant) if looked_at else 0
 
 
 def test_one_item_comes_before_any_size_is_known():
-    assert first_grant(1000, STREAM_WINDOW, 0) == 1
+    assert first_grant(1000, WINDOW, 0) == 1
 
 
 def test_a_new_stream_begins_with_no_more_than_a_few_items_however_small_the_last_ones_were():
-    assert first_grant(UNLIMITED, STREAM_WINDOW, 10) == FIRST_ITEMS
-    assert first_grant(UNLIMITED, STREAM_WINDOW, 100_000) == 2
-    assert first_grant(3, STREAM_WINDOW, 10) == 3
+    assert first_grant(UNLIMITED, WINDOW, 10) == FIRST_ITEMS
+    assert first_grant(UNLIMITED, WINDOW, 100_000) == 2
+    assert first_grant(3, WINDOW, 10) == 3
 
 
 def test_the_window_is_as_many_items_as_fit_and_one_at_least():
-    assert items_in(STREAM_WINDOW, STREAM_WINDOW // 8) == 8
-    assert items_in(STREAM_WINDOW, 100 * STREAM_WINDOW) == 1
-    assert items_in(STREAM_WINDOW, 1) == MAX_WINDOW
+    assert items_in(WINDOW, WINDOW // 8) == 8
+    assert items_in(WINDOW, 100 * WINDOW) == 1
+    assert items_in(WINDOW, 1) == MAX_WINDOW
     assert items_in(0, 1000) == 1
 
 
@@ -80,11 +80,11 @@ def test_whatever_happens_the_sums_are_right(first: int, steps: list[tuple[str, 
         elif what == "ask":
             credit.ask(number)
             asked += number
-            granted += credit.settle(STREAM_WINDOW, reads)
+            granted += credit.settle(WINDOW, reads)
         elif what in ("stop", "read"):
             reads = what == "read"
             before = credit.granted
-            granted += credit.settle(STREAM_WINDOW, reads)
+            granted += credit.settle(WINDOW, reads)
             assert reads or credit.granted == before  # nothing for who does not read
         assert credit.granted == granted <= asked
         assert credit.delivered == delivered

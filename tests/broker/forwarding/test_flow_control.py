@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.config import Config, Limits
-from broker.forwarding.credit import STREAM_WINDOW, UNLIMITED
+from broker.forwarding.credit import UNLIMITED
 from broker.forwarding.hub import Hub
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
@@ -31,6 +31,7 @@ from rsocket_mesh.protocol.frames import (
 from tests.support.raw_peers import Bench, RawPeer, request
 
 MIB = 1024 * 1024
+WINDOW = Limits().stream_window_bytes
 
 
 class Pair:
@@ -87,7 +88,7 @@ async def test_an_unlimited_wish_is_granted_in_windows() -> None:
     pair = Pair(REQUEST_STREAM, UNLIMITED)
     assert pair.granted == 1  # until the size of an item is known
     pair.produce(1, 10_000)
-    assert 0 < pair.credit() <= STREAM_WINDOW // 10_000
+    assert 0 < pair.credit() <= WINDOW // 10_000
 
 
 async def test_all_that_was_asked_for_is_granted_in_the_end_and_nothing_more() -> None:
@@ -102,7 +103,7 @@ async def test_the_next_call_of_a_route_begins_with_the_window_that_the_last_one
     pair.produce(40, 50_000)
     pair.caller.send(encode_cancel(1), request(REQUEST_STREAM, 3, n=UNLIMITED))
     *_, frame = pair.provider.received()
-    assert decode_request(frame).initial_n == STREAM_WINDOW // 50_006
+    assert decode_request(frame).initial_n == WINDOW // 50_006
 
 
 async def test_a_request_that_asks_for_little_is_forwarded_as_it_is() -> None:
@@ -139,7 +140,7 @@ async def test_a_channels_caller_is_granted_windows_too() -> None:
     pair.caller.send(encode_payload(1, None, b"x" * 10_000))
     assert kinds(pair.provider) == [PAYLOAD]
     (frame,) = pair.caller.received()
-    assert decode_request_n(frame) <= STREAM_WINDOW // 10_000
+    assert decode_request_n(frame) <= WINDOW // 10_000
 
 
 # -- fragments and credit -------------------------------------------------------------------------
@@ -184,7 +185,7 @@ async def test_no_credit_reaches_a_provider_between_the_fragments_of_a_request()
 async def test_an_item_in_fragments_uses_one_credit_and_counts_with_all_its_bytes() -> None:
     """C-94."""
     pair = Pair(REQUEST_STREAM, UNLIMITED)
-    piece = b"x" * (STREAM_WINDOW // 4)
+    piece = b"x" * (WINDOW // 4)
     pair.provider.send(*(pair.item(piece, follows=True) for _ in range(3)), pair.item(piece))
     assert pair.credit() == 2  # the one that was used up, and one more
     assert pair.provider.link.unfinished == 0
@@ -459,6 +460,6 @@ async def test_unfinished_messages_of_a_connection_are_bounded_together() -> Non
 async def test_the_first_item_and_the_deadline_keep_the_books_too() -> None:
     pair = Pair(REQUEST_STREAM, UNLIMITED, deadline_ms=5000)
     pair.provider.send(pair.item(b"x" * 1000))
-    assert pair.credit() == 1 + STREAM_WINDOW // 1006
+    assert pair.credit() == 1 + WINDOW // 1006
     pair.provider.send(pair.item(b"", next=False, complete=True))
     assert kinds(pair.caller) == [PAYLOAD, PAYLOAD]

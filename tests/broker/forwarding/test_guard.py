@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.config import Config, Limits, RoutingConfig
-from broker.forwarding.credit import STREAM_WINDOW
 from broker.forwarding.guard import BACK, INTERVAL, THRESHOLDS, MemoryGuard, Step, step_of
 from broker.memory import default_budget, resident, trimmer
 from rsocket_mesh.errors import ErrorCode
@@ -25,6 +24,7 @@ from rsocket_mesh.protocol.metadata import COMPOSITE, OCTET_STREAM
 from tests.support.raw_peers import Bench, request
 
 BUDGET = 1_000_000
+WINDOW = Limits().stream_window_bytes
 
 
 class Guarded:
@@ -78,10 +78,10 @@ async def test_windows_shrink_and_grow_again() -> None:
     hub = guarded.bench.hub
     before = hub.items_under_way
     guarded.use(0.86)
-    assert hub.stream_window == STREAM_WINDOW // 8
+    assert hub.stream_window == WINDOW // 8
     assert hub.items_under_way == before // 8
     guarded.use(0.5)
-    assert (hub.stream_window, hub.items_under_way) == (STREAM_WINDOW, before)
+    assert (hub.stream_window, hub.items_under_way) == (WINDOW, before)
 
 
 async def test_new_work_is_refused_and_open_streams_go_on() -> None:
