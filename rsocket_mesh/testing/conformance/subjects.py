@@ -49,7 +49,7 @@ class Limits(NamedTuple):
     setup_timeout: float  # seconds
 
 
-STRICT: Final = Limits(65_536, 1_048_576, 0.3)
+STRICT: Final = Limits(65_536, 1_048_576, 1.0)
 _LOOSE: Final = Limits(MAX_FRAME_SIZE, 128 * 1024 * 1024, SETUP_TIMEOUT)
 
 

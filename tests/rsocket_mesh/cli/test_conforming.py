@@ -9,7 +9,7 @@ from tests.rsocket_mesh.cli.conftest import Run
 
 
 def test_a_broker_passes_and_every_requirement_is_reported(mesh: Run, broker_url: str) -> None:
-    done = mesh("conformance", broker_url, "--as", "broker", "-o", "json")
+    done = mesh("conformance", broker_url, "--as", "broker", "-o", "json", "--timeout", "20")
     assert done.code == 0, done.out + done.err
     assert len(done.lines) == 150
     assert {line["verdict"] for line in done.lines} == {"passed", "not applicable"}

@@ -187,7 +187,7 @@ class Connection:
 
     async def _establish(self) -> None:
         try:
-            limit = None if self.has("waits for SETUP for ever") else 0.2
+            limit = None if self.has("waits for SETUP for ever") else 1.0
             frame = await asyncio.wait_for(self._read(), limit)
         except TimeoutError:
             raise Gone from None
