@@ -17,6 +17,7 @@ from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
     ERROR,
     KEEPALIVE,
+    LEASE,
     PAYLOAD,
     REQUEST_CHANNEL,
     REQUEST_FNF,
@@ -66,6 +67,8 @@ class RawPeer:
         keepalives: signs of life that the subject asked for, in order.
         answers_keepalive: whether those are answered.
         answers_requests: whether each REQUEST_RESPONSE gets an empty answer, unseen by the case.
+        leases: LEASE frames of the subject, where `keeps_leases` has them put here, unseen by the
+            case: a side that leases too does so when it likes.
         last_id: stream id of the last request that `ask` sent.
         waiting_for: what the case waits for just now, for the report of one that waits in vain.
     """
@@ -83,6 +86,8 @@ class RawPeer:
         self.keepalives: list[SeenFrame] = []
         self.answers_keepalive = True
         self.answers_requests = False
+        self.leases: list[SeenFrame] = []
+        self.keeps_leases = False
         self.waiting_for = ""
         self.first_id = first_id
         self.last_id = 0
@@ -117,6 +122,8 @@ class RawPeer:
                 self._note("<-", frame)
                 if frame.kind == KEEPALIVE and frame.stream_id == 0:
                     await self._sign_of_life(frame)
+                elif frame.kind == LEASE and self.keeps_leases:
+                    self.leases.append(frame)
                 elif self.answers_requests and frame.kind == REQUEST_RESPONSE:
                     await self.send(encode_payload(frame.stream_id, None, b"", complete=True))
                 else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from rsocket_mesh.peer import Peer, open_peer
 from rsocket_mesh.protocol.announce import Announcement, ServiceInfo, encode_announcement
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from broker.daemon import Broker
 
 # What our own subjects offer, besides what every peer has to: the one place to say so. Without
-# `resume` or `lease` the cases check that it is refused, with it that it works.
+# `resume` or `lease` the cases check that it is refused, with it that it works. `short-resume`: the
+# strict broker can be made to give a lost session up after `SHORT_RESUME`.
 OFFERS: Final[dict[str, frozenset[str]]] = {
     "broker": frozenset(),
     "server": frozenset(),
@@ -49,6 +50,7 @@ class Limits(NamedTuple):
     setup_timeout: float  # seconds
 
 
+SHORT_RESUME: Final = 0.5  # seconds
 STRICT: Final = Limits(65_536, 1_048_576, 1.0)
 _LOOSE: Final = Limits(MAX_FRAME_SIZE, 128 * 1024 * 1024, SETUP_TIMEOUT)
 
@@ -233,15 +235,19 @@ class BrokerSubject(Subject):
         from broker.config import Limits as BrokerLimits
         from broker.daemon import Broker
 
+        limits: dict[str, Any] = {
+            "frame_bytes": self.limits.frame,
+            "setup_timeout": self.limits.setup_timeout,
+        }
+        if self.limits is STRICT and "short-resume" in self.offers:
+            limits["resume_timeout"] = SHORT_RESUME
         self._broker = Broker(
             Config(
                 listeners=(
                     ListenerConfig(f"{self.scheme}://127.0.0.1:0", default_service=SERVICE),
                 ),
                 admin=AdminConfig(url=""),
-                limits=BrokerLimits(
-                    frame_bytes=self.limits.frame, setup_timeout=self.limits.setup_timeout
-                ),
+                limits=BrokerLimits(**limits),
             )
         )
         await self._broker.start()

@@ -147,7 +147,7 @@ async def a_client_gives_a_silent_server_up(bench: Bench) -> None:
     await peer.expect_end()
 
 
-@serving("C-53", "no-resume")
+@serving("C-53")
 async def the_position_is_0_without_resume(bench: Bench) -> None:
     peer = await bench.caller()
     await peer.expect_answer(await peer.ask("echo", b"x"), b"x")

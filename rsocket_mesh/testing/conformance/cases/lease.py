@@ -6,6 +6,7 @@ import asyncio
 
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
+    ERROR,
     LEASE,
     PAYLOAD,
     REQUEST_RESPONSE,
@@ -41,7 +42,10 @@ async def quiet(peer: RawPeer) -> None:
 
 async def leased_client(bench: Bench) -> tuple[RawPeer, Caller]:
     """Return a connection of a client that asked for leases and was granted none yet."""
-    peer, client = await bench.established(LIBRARY_SETUP._replace(lease=True))
+    peer, client = await bench.accept(LIBRARY_SETUP._replace(lease=True))
+    peer.keeps_leases = True
+    await peer.frame("SETUP")
+    await client.confirmed
     return peer, Caller(client.requester, "leased")
 
 
@@ -50,6 +54,7 @@ async def leased_server(bench: Bench) -> tuple[RawPeer, SeenLease]:
     peer = await bench.dial()
     await peer.send(encode_setup(LEASED))
     frame = await peer.expect(LEASE, 0)
+    peer.keeps_leases = True
     return peer, SeenLease(frame.raw)
 
 
@@ -114,6 +119,20 @@ async def no_more_than_leased_is_sent_and_none_after_the_time(bench: Bench) -> N
     await quiet(peer)
 
 
+@dialling("C-94", "lease")
+async def a_fragmented_request_costs_one_unit(bench: Bench) -> None:
+    peer, caller = await leased_client(bench)
+    await peer.send(grant(1))
+    await peer.fence()
+    for _ in range(2):
+        bench.task(caller.response(bytes(200_000)))
+    request = await peer.frame("a request in fragments")
+    while (fragment := await peer.expect(PAYLOAD, request.stream_id)).follows:
+        pass
+    check(fragment.next, "NEXT on the last fragment", fragment)
+    await quiet(peer)
+
+
 @dialling("C-109", "lease")
 async def a_new_lease_replaces_the_old(bench: Bench) -> None:
     peer, caller = await leased_client(bench)
@@ -146,12 +165,17 @@ async def a_request_beyond_the_lease_is_rejected(bench: Bench) -> None:
     peer, lease = await leased_server(bench)
     if lease.requests > TRIED:
         raise NotApplicable(f"the subject leases {lease.requests} requests, too many to use up")
-    for _ in range(lease.requests):
-        await peer.ask("echo", b"within")
-    beyond = await peer.ask("echo", b"beyond")
+    ids = [peer.next_id() for _ in range(lease.requests + 1)]
+    beyond = ids[-1]
+    texts = [b"within"] * lease.requests + [b"beyond"]
+    requests = zip(ids, texts, strict=True)
+    await peer.send(*(peer.request("echo", text, stream_id=i) for i, text in requests))
     while (frame := await peer.frame("ERROR[REJECTED]")).stream_id != beyond:
-        check(frame.kind in (PAYLOAD, LEASE), "answers", frame)
-    check(frame.number == ErrorCode.REJECTED, "ERROR[REJECTED]", frame)
+        check(frame.kind == PAYLOAD, "answers", frame)
+    if frame.kind == PAYLOAD and peer.leases:
+        raise NotApplicable("the subject grants more before what it granted is used up")
+    is_rejected = frame.kind == ERROR and frame.number == ErrorCode.REJECTED
+    check(is_rejected, "ERROR[REJECTED]", frame)
     if not bench.subject.is_foreign:
         check(b"beyond" not in bench.seen.data(), "no handler for it", "one")
 

@@ -9,10 +9,13 @@ from rsocket_mesh.protocol.frames import (
     REQUEST_FNF,
     REQUEST_RESPONSE,
     REQUEST_STREAM,
+    Lease,
+    encode_lease,
     encode_payload,
     encode_request,
 )
 from rsocket_mesh.protocol.metadata import encode_composite
+from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.testing.conformance.bench import Bench, until
 from rsocket_mesh.testing.conformance.cases.framing import head
 from rsocket_mesh.testing.conformance.raw_peer import RawPeer
@@ -101,6 +104,17 @@ async def metadata_is_pushed_without_a_length(bench: Bench) -> None:
     caller.requester.metadata_push(b"pushed")
     push = await peer.expect(METADATA_PUSH, 0)
     check(push.raw == head(0, METADATA_PUSH, 0x100) + b"pushed", "header and metadata", push)
+
+
+@dialling("C-20", "lease")
+async def metadata_of_a_lease_has_no_length(bench: Bench) -> None:
+    peer, client = await bench.accept(LIBRARY_SETUP._replace(lease=True))
+    peer.keeps_leases = True
+    await peer.frame("SETUP")
+    await client.confirmed
+    await peer.send(encode_lease(Lease(60_000, 1, b"\0\0\x64 and that is not a length")))
+    bench.task(client.requester.request_response(Payload(b"x")))
+    await peer.expect(REQUEST_RESPONSE, 1)
 
 
 @serving("C-21")
