@@ -17,7 +17,6 @@ from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
     ERROR,
     KEEPALIVE,
-    LEASE,
     PAYLOAD,
     REQUEST_CHANNEL,
     REQUEST_FNF,
@@ -67,8 +66,8 @@ class RawPeer:
         keepalives: signs of life that the subject asked for, in order.
         answers_keepalive: whether those are answered.
         answers_requests: whether each REQUEST_RESPONSE gets an empty answer, unseen by the case.
-        leases: LEASE frames of the subject, where `keeps_leases` has them put here, unseen by the
-            case: a side that leases too does so when it likes.
+        passes_over: types of frames that the case does not get to see, since the subject may send
+            them when it likes, such as another REQUEST_N; they are in `passed_over`.
         last_id: stream id of the last request that `ask` sent.
         waiting_for: what the case waits for just now, for the report of one that waits in vain.
     """
@@ -86,8 +85,8 @@ class RawPeer:
         self.keepalives: list[SeenFrame] = []
         self.answers_keepalive = True
         self.answers_requests = False
-        self.leases: list[SeenFrame] = []
-        self.keeps_leases = False
+        self.passes_over: set[int] = set()
+        self.passed_over: list[SeenFrame] = []
         self.waiting_for = ""
         self.first_id = first_id
         self.last_id = 0
@@ -100,6 +99,7 @@ class RawPeer:
         self._answered: dict[bytes, asyncio.Future[SeenFrame]] = {}
         self._asked = asyncio.Event()
         self._ended = self._closing = False
+        self._awaits_setup = first_id == 2
         self._reader = asyncio.create_task(self._read())
 
     async def __aenter__(self) -> Self:
@@ -120,10 +120,11 @@ class RawPeer:
             while (raw := await self.wire.receive()) is not None:
                 frame = SeenFrame(raw)
                 self._note("<-", frame)
-                if frame.kind == KEEPALIVE and frame.stream_id == 0:
+                is_first, self._awaits_setup = self._awaits_setup, False
+                if is_first:
+                    self._frames.put_nowait(frame)  # whatever a client begins with is looked at
+                elif frame.kind == KEEPALIVE and frame.stream_id == 0:
                     await self._sign_of_life(frame)
-                elif frame.kind == LEASE and self.keeps_leases:
-                    self.leases.append(frame)
                 elif self.answers_requests and frame.kind == REQUEST_RESPONSE:
                     await self.send(encode_payload(frame.stream_id, None, b"", complete=True))
                 else:
@@ -226,7 +227,8 @@ class RawPeer:
     async def frame_or_end(self, what: str = "a frame") -> SeenFrame | None:
         """Return the next frame, None if the subject ended the connection instead."""
         self.waiting_for = what
-        frame = await self._frames.get()
+        while (frame := await self._frames.get()) is not None and frame.kind in self.passes_over:
+            self.passed_over.append(frame)
         if frame is None:
             self._frames.put_nowait(None)
         return frame
@@ -284,20 +286,8 @@ class RawPeer:
         check(is_one, what, frame)
         await self.expect_closed()
 
-    async def alive_or_ended_but(self, kind: int) -> bool:
-        """`alive_or_ended`, where one frame of type *kind* may come before."""
-        alive = await self.alive_or_ended(kind)
-        if alive:
-            await self.fence()  # answers to KEEPALIVE may overtake
-            while not self._frames.empty() and (left := self._frames.get_nowait()) is not None:
-                check(left.kind == kind, f"nothing but {TYPE_NAMES[kind]}", left)
-        return alive
-
-    async def alive_or_ended(self, but: int = -1) -> bool:
-        """Expect that the subject goes on (True), or ends with CONNECTION_ERROR (False).
-
-        *but*: a type of frames that may come first.
-        """
+    async def alive_or_ended(self) -> bool:
+        """Expect that the subject goes on (True), or ends with CONNECTION_ERROR (False)."""
         alive = asyncio.create_task(self.fence())
         frame = asyncio.create_task(self.frame_or_end("a sign of life, or CONNECTION_ERROR"))
         try:
@@ -311,8 +301,6 @@ class RawPeer:
             await asyncio.gather(alive, return_exceptions=True)
         what = "that the subject goes on, or ends with ERROR[CONNECTION_ERROR]"
         seen = frame.result()
-        if seen is not None and seen.kind == but:
-            return await self.alive_or_ended(but)
         if seen is None:
             raise Failed(what, "the connection ended without a word")
         is_one = (seen.kind, seen.stream_id) == (ERROR, 0)
@@ -352,9 +340,12 @@ class RawPeer:
                 frame,
             )
         await self.fence()
-        if not self._frames.empty():
-            frame_or_end = self._frames.get_nowait()
-            raise Failed("nothing more from the subject", f"came {frame_or_end}")
+        while not self._frames.empty():
+            left = self._frames.get_nowait()
+            if left is None or left.kind not in self.passes_over:
+                came = f"came {left}" if left is not None else "the subject ended the connection"
+                raise Failed("nothing more from the subject", came)
+            self.passed_over.append(left)
 
     async def keepalive_asked(self) -> SeenFrame:
         """Return the next sign of life that the subject asks for."""

@@ -315,10 +315,14 @@ class ClientSubject(Subject):
     async def close(self) -> None:
         await self.close_strict()
 
+    def make_peer(self, setup: Setup) -> Peer:
+        """Return a client that is not connected yet."""
+        message = self.limits.message
+        return Peer(self.application, setup=setup, budget=ReassemblyBudget(message, 2 * message))
+
     async def dial_to(self, url: str, setup: Setup = LIBRARY_SETUP) -> Peer:
         """Return a client that has connected to *url* and waits for no verdict."""
-        message = self.limits.message
-        peer = Peer(self.application, setup=setup, budget=ReassemblyBudget(message, 2 * message))
+        peer = self.make_peer(setup)
         self._live = [live for live in self._live if not live.closed.done()]
         self._live.append(peer)
         await dial(url, peer, timeout=OPEN_TIMEOUT, max_frame=self.limits.frame)

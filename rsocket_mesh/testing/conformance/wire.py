@@ -11,7 +11,8 @@ import asyncio
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Self
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix_lengths
@@ -157,6 +158,10 @@ async def _dial_websocket(url: Url, tls: ssl.SSLContext | None) -> Wire:
     from websockets.exceptions import WebSocketException
 
     context = (tls or ssl.create_default_context()) if url.is_encrypted else None
+    # Newer versions ask the environment for a proxy, which knows nothing of the server meant here.
+    direct: dict[str, Any] = (
+        {"proxy": None} if "proxy" in signature(connect.__init__).parameters else {}
+    )
     try:
         connection = await connect(
             str(url),
@@ -165,6 +170,7 @@ async def _dial_websocket(url: Url, tls: ssl.SSLContext | None) -> Wire:
             compression=None,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT,
+            **direct,
         )
     except WebSocketException as exc:
         raise OSError(f"{url}: {exc}") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
 from rsocket_mesh.protocol.frames import (
     REQUEST_CHANNEL,
+    REQUEST_N,
     REQUEST_RESPONSE,
     encode_payload,
     encode_request,
@@ -85,6 +86,7 @@ async def later_frames_follow_the_first(bench: Bench) -> None:
     await raw.introduce()
     await raw.send(encode_request(REQUEST_CHANNEL, 1, caller.payload().metadata, b"1", 10))
     stream_id = (await peer.expect(REQUEST_CHANNEL, 2)).stream_id
+    peer.passes_over.add(REQUEST_N)
     await peer.send(encode_request_n(stream_id, 2), encode_payload(stream_id, None, b"a"))
     await raw.expect_one_of(1, 0x08)
     await raw.expect_answer(1, b"a")

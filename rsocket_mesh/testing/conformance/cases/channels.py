@@ -35,6 +35,7 @@ async def open_channel(peer: RawPeer, behaviour: str = "channel", n: int = 100) 
     await peer.expect_answer(stream_id, b"first")
     demand = await peer.expect(REQUEST_N, stream_id)
     check(demand.number >= 1, "a request n of 1 or more", demand)
+    peer.passes_over.add(REQUEST_N)  # it may ask for more whenever it likes
     return stream_id
 
 
@@ -45,6 +46,7 @@ async def no_item_is_sent_before_it_is_asked_for(bench: Bench) -> None:
         request = await peer.frame("a request")
         stream_id = request.stream_id
         check((request.kind, request.data) == (REQUEST_CHANNEL, b"first"), "the first", request)
+        peer.passes_over.add(REQUEST_N)
         check(await caller.fence(peer) == [], "no PAYLOAD before REQUEST_N", "some")
         await peer.send(encode_request_n(stream_id, 2))
         await peer.expect_items(stream_id, [b"1", b"2"])
@@ -92,6 +94,7 @@ async def _open_talk(peer: RawPeer, data: bytes) -> None:
     await peer.expect_answer(stream_id, data)
     kinds = [(await peer.expect_one_of(stream_id, PAYLOAD, REQUEST_N)).kind for _ in range(2)]
     check(sorted(kinds) == [REQUEST_N, PAYLOAD], "completion and REQUEST_N", kinds)
+    peer.passes_over.add(REQUEST_N)
 
 
 @serving("C-82")
@@ -130,6 +133,7 @@ async def an_error_of_the_responder_ends_both_halves(bench: Bench) -> None:
     peer, caller = await bench.responder()
     async with caller.channel(numbers()) as items:
         stream_id = (await peer.frame("a request")).stream_id
+        peer.passes_over.add(REQUEST_N)
         error = encode_error(stream_id, ErrorCode.APPLICATION_ERROR, "no more")
         await peer.send(error, encode_request_n(stream_id, 5))
         await error_of(anext(items), RSocketError)
@@ -153,6 +157,7 @@ async def a_responder_may_refuse_more_items(bench: Bench) -> None:
     peer = await bench.caller()
     stream_id = await peer.ask("one", b"first")
     await peer.expect(REQUEST_N, stream_id)
+    peer.passes_over.add(REQUEST_N)
     await peer.send(encode_payload(stream_id, None, b"one"))
     await peer.expect(CANCEL, stream_id)
     await peer.silence()

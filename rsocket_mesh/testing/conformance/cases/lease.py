@@ -43,7 +43,7 @@ async def quiet(peer: RawPeer) -> None:
 async def leased_client(bench: Bench) -> tuple[RawPeer, Caller]:
     """Return a connection of a client that asked for leases and was granted none yet."""
     peer, client = await bench.accept(LIBRARY_SETUP._replace(lease=True))
-    peer.keeps_leases = True
+    peer.passes_over.add(LEASE)
     await peer.frame("SETUP")
     await client.confirmed
     return peer, Caller(client.requester, "leased")
@@ -54,7 +54,7 @@ async def leased_server(bench: Bench) -> tuple[RawPeer, SeenLease]:
     peer = await bench.dial()
     await peer.send(encode_setup(LEASED))
     frame = await peer.expect(LEASE, 0)
-    peer.keeps_leases = True
+    peer.passes_over.add(LEASE)
     return peer, SeenLease(frame.raw)
 
 
@@ -172,7 +172,7 @@ async def a_request_beyond_the_lease_is_rejected(bench: Bench) -> None:
     await peer.send(*(peer.request("echo", text, stream_id=i) for i, text in requests))
     while (frame := await peer.frame("ERROR[REJECTED]")).stream_id != beyond:
         check(frame.kind == PAYLOAD, "answers", frame)
-    if frame.kind == PAYLOAD and peer.leases:
+    if frame.kind == PAYLOAD and peer.passed_over:
         raise NotApplicable("the subject grants more before what it granted is used up")
     is_rejected = frame.kind == ERROR and frame.number == ErrorCode.REJECTED
     check(is_rejected, "ERROR[REJECTED]", frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rsocket_mesh.protocol.frames import (
+    LEASE,
     METADATA_PUSH,
     PAYLOAD,
     REQUEST_CHANNEL,
@@ -109,7 +110,7 @@ async def metadata_is_pushed_without_a_length(bench: Bench) -> None:
 @dialling("C-20", "lease")
 async def metadata_of_a_lease_has_no_length(bench: Bench) -> None:
     peer, client = await bench.accept(LIBRARY_SETUP._replace(lease=True))
-    peer.keeps_leases = True
+    peer.passes_over.add(LEASE)
     await peer.frame("SETUP")
     await client.confirmed
     await peer.send(encode_lease(Lease(60_000, 1, b"\0\0\x64 and that is not a length")))
