@@ -6,6 +6,7 @@ The client is ours, and what it sends is tampered with on its way to the wire.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import Setup
 from rsocket_mesh.testing.conformance import REQUIREMENTS, ClientSubject, Verdict
 from rsocket_mesh.testing.conformance.runner import try_requirement
+from rsocket_mesh.transport import Transport
 
 PATIENCE = 0.6  # seconds for a case; a fault is often that nothing comes
 
@@ -93,10 +95,28 @@ FAULTS: dict[str, tuple[str, Tamper]] = {
 }
 
 
+class TamperedTransport:
+    """A transport that does not send first what it is given to."""
+
+    def __init__(self, inner: Transport, tamper: Tamper) -> None:
+        self._inner = inner
+        self._tamper = tamper
+
+    def send_first(self, frame: bytes) -> None:
+        for sent in self._tamper(frame):
+            self._inner.send_first(sent)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 class TamperedPeer(Peer):
     """A client of ours that does not send what it means to."""
 
     tamper: Tamper
+
+    def connected(self, transport: Transport) -> None:
+        super().connected(cast(Transport, TamperedTransport(transport, self.tamper)))
 
     def _send(self, frame: bytes) -> None:
         for sent in self.tamper(frame):
