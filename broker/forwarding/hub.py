@@ -34,7 +34,7 @@ from rsocket_mesh.errors import (
 )
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
-from rsocket_mesh.protocol.connection import Connection, Role
+from rsocket_mesh.protocol.connection import DRAINING, Connection, Role
 from rsocket_mesh.protocol.frames import Setup, encode_metadata_push
 from rsocket_mesh.protocol.metadata import (
     ANNOUNCE,
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from broker.forwarding.requests import Arriving
 
 DEFAULT_TENANT: Final = "default"
+# s between two looks whether a peer that is closing has a call left. An event that the last call
+# sets would cost every call, for a moment that comes once.
+CLOSING_POLL: Final = 0.05
 LOG_PERIOD: Final = 60.0  # seconds between two lines about the same fault of the same peer
 LOG_KEYS: Final = 256  # such lines per period at most; a flood of bad peers is no flood of lines
 MAX_SHAPES: Final = 1024  # pairs of MIME types that sessions share; real ones are a handful
@@ -152,6 +155,8 @@ class Hub:
     def watch(self, link: Link) -> None:
         """Have `link.expire` called at its next deadline."""
         when = link.connection.next_deadline()
+        if when is not None and link.connection.phase is DRAINING:
+            when = min(when, self.now + CLOSING_POLL)
         if link.bucket is not None:
             link.bucket.discard(link)
         if when is not None:

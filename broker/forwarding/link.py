@@ -163,6 +163,12 @@ class Link:
         """Who this is, for people: `shop/shop-7f3c (tcp 127.0.0.1:51234)`."""
         return f"{self.app}/{self.instance} ({self.transport.name})"
 
+    @property
+    def streams_open(self) -> int:
+        """Calls of this session, and to it, that have not ended."""
+        own = self.local.open_streams if self.local is not None else 0
+        return len(self.streams) + len(self.held) + own
+
     # -- from the transport -----------------------------------------------------------------------
 
     def connected(self, transport: Transport) -> None:
@@ -336,6 +342,10 @@ class Link:
 
     def expire(self, now: float) -> None:
         """A deadline of stream 0 has come (called by the wheel)."""
+        if self.connection.phase is Phase.DRAINING and not self.streams_open:
+            text = "closed after the last stream"  # the peer said that it wants no more (C-46)
+            self.fail(ErrorCode.CONNECTION_CLOSE, text, "peer-closed")
+            return
         self.handle(self.connection.handle_deadline(now))
         self.hub.watch(self)
 

@@ -114,8 +114,9 @@ def splice(
         return encode_entry(CALLER, caller_entry) if takes.caller_entry else None
     result = encode_composite(entries)
     if takes.caller_entry:
-        result = encode_entry(CALLER, caller_entry) + result
-    return metadata if result == metadata else result
+        return encode_entry(CALLER, caller_entry) + result
+    # Not as we would write it: the sender may write a type that has an id as text (C-144).
+    return metadata if tuple(entries) == wanted.entries and metadata is not None else result
 
 
 def splice_push(metadata: bytes, wanted: Wanted, sends: Shape, takes: Shape) -> bytes:

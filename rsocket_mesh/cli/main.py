@@ -1,7 +1,7 @@
 """The command `rsocket-mesh`: arguments in, one exit code out.
 
 Whatever a user or a remote side does wrong is one line on stderr; a traceback means a bug here.
-`calling`, `looking` and `saving` hold the commands, `failures` the exit codes.
+`calling`, `looking`, `saving` and `conforming` hold the commands, `failures` the exit codes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from rsocket_mesh.cli import calling, looking, saving
+from rsocket_mesh.cli import calling, conforming, looking, saving
 from rsocket_mesh.cli.failures import INTERRUPTED, USAGE, explain, one_line
 from rsocket_mesh.errors import RSocketError
 
@@ -59,6 +59,7 @@ for _command in (
     looking.describe,
     looking.ping,
     saving.context,
+    conforming.conformance,
 ):
     cli.add_command(_command)
 

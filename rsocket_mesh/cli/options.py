@@ -128,16 +128,21 @@ def mesh_command(function: Callable[..., Coroutine[Any, Any, int | None]]) -> Ca
         verbose: bool,
         **arguments: Any,
     ) -> int:
-        _log(verbose)
+        log_to_stderr(verbose)
         target = Target(broker_urls(broker, context), timeout, output)
-        try:
-            return asyncio.run(function(target, **arguments)) or 0
-        except BrokenPipeError:
-            # What is still in Python's buffer must not fail again when the process ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return PIPE_CLOSED
+        return run_on_loop(function(target, **arguments))
 
     return run
+
+
+def run_on_loop(command: Coroutine[Any, Any, int | None]) -> int:
+    """Run *command* on a loop of its own; return its exit code."""
+    try:
+        return asyncio.run(command) or 0
+    except BrokenPipeError:
+        # What is still in Python's buffer must not fail again when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 def selector_options(function: F) -> F:
@@ -179,7 +184,8 @@ def _parse_tags(tags: tuple[str, ...]) -> dict[str, str]:
     return parsed
 
 
-def _log(verbose: bool) -> None:
+def log_to_stderr(verbose: bool) -> None:
+    """Log everything if *verbose*, else nothing."""
     if verbose:
         logging.basicConfig(
             level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s %(message)s"

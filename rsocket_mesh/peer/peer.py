@@ -27,6 +27,7 @@ from rsocket_mesh.protocol.connection import (
     AWAIT_SETUP,
     DRAINING,
     OPEN,
+    SETUP_TIMEOUT,
     Connection,
     Role,
 )
@@ -70,6 +71,8 @@ class Peer:
         acceptor: Callable[[Setup], None] | None = None,
         fragment_size: int = DEFAULT_FRAGMENT_SIZE,
         free: Callable[[float], int] | None = None,
+        setup_timeout: float = SETUP_TIMEOUT,
+        budget: ReassemblyBudget | None = None,
     ) -> None:
         """Begin without a transport: pass the object to `dial` or return it from `accept`.
 
@@ -80,18 +83,22 @@ class Peer:
             fragment_size: bytes of the largest frame; larger messages leave in fragments.
             free: with leases, how many requests *handler* could take at a time of the loop's
                 clock; None grants as many as there are.
+            setup_timeout: server: seconds that a connection has for its SETUP.
+            budget: what unfinished messages may occupy; None means the defaults.
         """
         self._loop = asyncio.get_running_loop()
         self._role = Role.SERVER if setup is None else Role.CLIENT
         self._handler = handler or NoHandler()
         self._acceptor = acceptor
-        self._connection = Connection(self._role, now=self._loop.time(), lease=True)
+        self._connection = Connection(
+            self._role, now=self._loop.time(), setup_timeout=setup_timeout, lease=True
+        )
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._open = False  # whether streams may be used: the connection is OPEN or DRAINING
         self._ended = False
         self._closing = False  # drain() or the peer's CONNECTION_CLOSE: end when idle
-        budget = ReassemblyBudget()
+        budget = budget or ReassemblyBudget()
         self.setup = setup
         self.ignored: dict[str, int] = {}
         self.requester: Requester

@@ -389,13 +389,29 @@ async def test_a_provider_that_said_it_closes_gets_no_calls_also_after_it_was_sl
 
 async def test_a_peer_that_said_it_closes_and_does_not_is_closed_in_30_s() -> None:
     bench = Bench()
-    peer = bench.provider(lifetime_ms=900_000)
+    peer, caller = bench.provider(lifetime_ms=900_000), bench.caller(lifetime_ms=900_000)
+    caller.send(request(REQUEST_RESPONSE, 1, deadline_ms=900_000))
     peer.send(close_soon())
     bench.pass_time(29)
     assert not peer.transport.closed
     bench.pass_time(1.1)
     assert peer.transport.closed
     assert bench.counters.closes["peer-closing"] == 1
+
+
+async def test_a_peer_that_said_it_closes_is_closed_after_its_last_call() -> None:
+    bench = Bench()
+    peer, caller = bench.provider(), bench.caller()
+    caller.send(request(REQUEST_RESPONSE, 1))
+    (called,) = peer.received()
+    peer.send(close_soon())
+    bench.pass_time(1)
+    assert not peer.transport.closed
+    peer.send(encode_payload(peek(called)[0], None, b"answer", complete=True))
+    bench.pass_time(0.1)
+    assert peer.transport.closed
+    assert bench.counters.closes["peer-closed"] == 1
+    assert decode_payload(caller.received()[0]).data == b"answer"
 
 
 async def test_requests_that_wait_for_a_provider_are_refused_when_the_broker_drains() -> None:

@@ -634,6 +634,16 @@ async def test_a_routing_connections_metadata_is_wrapped_for_a_composite_provide
     assert decode_composite(metadata) == [(ROUTING, tags)]
 
 
+async def test_metadata_that_needs_no_change_is_passed_on_as_it_was_written() -> None:
+    bench = Bench()
+    provider, caller = bench.provider(), bench.caller()
+    tags = encode_routing(["echo.say"])
+    text = ROUTING.encode()  # this type has an id, and the text is as good
+    entry = bytes((len(text) - 1,)) + text + len(tags).to_bytes(3, "big") + tags
+    caller.send(request(REQUEST_RESPONSE, 1, metadata=entry))
+    assert decode_request(only(provider)).metadata == entry
+
+
 async def test_a_caller_without_routing_reaches_the_default_service() -> None:
     bench = Bench()
     provider = bench.provider()
