@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from broker.forwarding.wheel import Entry
 
 UNLIMITED: Final = MAX_REQUESTS  # what `free` says where nothing is limited
-# What those who wait for room are kept by: requests with the same have the same candidates.
-WaitKey = tuple[str, bytes | None, bytes | None]
+# What those who wait for room are kept by: tenant, routing or else the default service, shard.
+# Requests with the same have the same candidates.
+WaitKey = tuple[str, bytes | str, bytes | None]
 
 
 class Budget:
@@ -150,14 +151,16 @@ def choose_with_room(
     chosen: Candidate[Link] | None
     if shard is None:
         chosen = choose_free(candidates, getrandbits(DRAW_BITS), lambda entry: _is_free(entry, now))
+        if chosen is not None:
+            return chosen, None
         full = [entry for entry in candidates if entry.provider.accepting]
     else:
         chosen = choose_shard(candidates, shard)
+        if chosen is not None and _is_free(chosen, now):
+            return chosen, None
         full = [] if chosen is None else [chosen]
-        if chosen is not None and not _is_free(chosen, now):
-            chosen = None
-    if chosen is not None or not full:
-        return chosen, None
+    if not full:
+        return None, None
     pause = min(_pause(entry, now) for entry in full)
     return None, Overloaded(
         f"{full[0].service.name}: none of {len(full)} providers can take another call just now",

@@ -65,7 +65,7 @@ class Desk:
     def look(self) -> None:
         """There may be room: let those who have nothing left see, each in its turn."""
         for leasing in list(islice(self.starving, LOOKS)):
-            del self.starving[leasing]
+            self.starving.pop(leasing, None)
             leasing.expire(self._hub.now)
 
 

@@ -329,7 +329,7 @@ class Arriving:
     def _send_with_room(self, route: Route, metadata: bytes | None) -> None:
         """Send the request to a provider whose budget has room; else wait for it, or refuse."""
         link, wanted = self._link, self._wanted
-        key = (link.tenant, wanted.routing, wanted.shard)
+        key = (link.tenant, wanted.routing or route.counters.service, wanted.shard)
         chosen, full = choose_with_room(route, wanted.shard, link.hub.now)
         if full is None and self._waiting_until is None and key in link.hub.queue:
             full = Overloaded("others wait for its providers already")  # it is not its turn

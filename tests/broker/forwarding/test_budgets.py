@@ -325,6 +325,21 @@ async def test_one_who_waits_for_something_else_blocks_nobody() -> None:
     assert a.received() == []
 
 
+async def test_those_who_wait_for_different_default_services_block_nobody() -> None:
+    bench = Bench(WAITING)
+    providers = {name: bench.provider(name, info={"concurrency": 1}) for name in "ab"}
+    callers = {name: bench.peer(name, default_service=name).setup() for name in "ab"}
+    for name in "ab":
+        for stream in (1, 3):
+            callers[name].send(request(REQUEST_RESPONSE, stream, metadata=None))
+    providers["a"].received()
+    (there,) = requests_at(providers["b"])
+    answer(providers["b"], there)
+    await asyncio.sleep(0)
+    assert len(requests_at(providers["b"])) == 1
+    assert providers["a"].received() == []
+
+
 # -- LEASE frames of a provider -------------------------------------------------------------------
 
 
