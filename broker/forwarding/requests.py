@@ -67,10 +67,6 @@ def request_arrived(link: Link, frame: bytes) -> None:
         RemoteProtocolError: the frame is malformed, which ends the connection.
     """
     request = decode_request(frame)
-    refusal = admit(link)
-    if refusal is not None:
-        _refuse(link, request, refusal, None)
-        return
     leasing = link.leasing
     if leasing is None:
         _take(link, request, frame)
@@ -82,6 +78,10 @@ def request_arrived(link: Link, frame: bytes) -> None:
 
 
 def _take(link: Link, request: Request, frame: bytes) -> None:
+    refusal = admit(link)
+    if refusal is not None:
+        _refuse(link, request, refusal, None)
+        return
     initial = request.initial_n
     if initial is not None and not 1 <= initial <= MAX_REQUEST_N:
         error = Invalid(f"initial request n of {initial}, must be 1 to {MAX_REQUEST_N}")

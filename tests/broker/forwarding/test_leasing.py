@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.config import Config, LeaseConfig
+from broker.config import Config, LeaseConfig, Limits
 from rsocket_mesh.errors import ErrorCode, Overloaded, error_from_wire
 from rsocket_mesh.protocol.announce import Announcement, ServiceInfo
 from rsocket_mesh.protocol.frames import (
@@ -179,6 +179,18 @@ async def test_what_is_refused_for_itself_is_a_unit_too_and_renewed_all_the_same
         caller.send(header + bytes(4) + b"an initial n of 0")
     assert [error.code for error in errors(caller)] == [ErrorCode.INVALID] * 20
     assert bench.counters.leased_requests == {"used": 20}
+
+
+async def test_what_a_limit_refuses_is_a_unit_too() -> None:
+    bench = Bench(Config(lease=FEW.lease, limits=Limits(streams=1)))
+    bench.provider()
+    caller, _ = leased(bench)
+    caller.send(*(request(REQUEST_STREAM, stream, n=1) for stream in (1, 3, 5, 7)))
+    frames = caller.received()
+    assert len([frame for frame in frames if peek(frame)[1] == ERROR]) == 3
+    # It has sent all that it was granted, and waits for more.
+    assert any(peek(frame)[1] == LEASE for frame in frames)
+    assert bench.counters.leased_requests == {"used": 4}
 
 
 async def test_a_client_is_granted_what_its_provider_has_room_for_and_more_when_it_has() -> None:
