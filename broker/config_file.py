@@ -32,6 +32,7 @@ WIDTH: Final = 96  # columns of the printed page
 _FROM_KUBERNETES: Final = re.compile(
     r"(.+_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
+_INDEX: Final = re.compile(r"[0-9]{1,9}")  # int() refuses thousands of digits by raising
 _TOML_POSITION: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 
 
@@ -97,7 +98,7 @@ class _Sources:
 
     def read_variable(self, name: str, text: str) -> None:
         words = name.removeprefix(ENV_PREFIX).lower().split("__")
-        path: KeyPath = tuple(int(word) if word.isdecimal() else word for word in words)
+        path: KeyPath = tuple(int(word) if _INDEX.fullmatch(word) else word for word in words)
         knob = _knob_at(path)
         if knob is None:
             if len(words) == 1 and _FROM_KUBERNETES.fullmatch(name.removeprefix(ENV_PREFIX)):

@@ -165,6 +165,7 @@ def test_a_key_of_a_table_wins_over_the_table():
         ("LIMITS__WAITING_REQUESTS", '"1"', r"limits\.waiting_requests: expected a whole number"),
         ("ADMIN__ALLOWED_HOSTS", "a", "expected a list of texts, as in TOML; got"),
         ("LISTENERS__7__URL", "unix:///a", r"there is no listeners\[7\] to change"),
+        ("LISTENERS__" + "7" * 5000 + "__URL", "unix:///a", "there is no such key"),
         ("LISTENERS__0__URL", "tcp://0.0.0.0:1", r"listeners\[0\]\.url: .*from outside"),
         ("LIMITS", "5", "limits: expected a table; got 5"),
     ],
