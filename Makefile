@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format acceptance conformance clean
+.PHONY: help demo test lint format acceptance conformance fuzz clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -33,9 +33,16 @@ acceptance: $(STAMP) ## measure what is promised, and print the figures
 conformance: $(STAMP) ## try every requirement of RSocket on what is ours, and write docs/conformance.md
 	@$(BIN)/python -m rsocket_mesh.testing.conformance --markdown docs/conformance.md
 
+fuzz: $(STAMP) ## look for inputs that break a decoder; FUZZ_SECONDS=60 each, FUZZ=name for one
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris || { \
+		echo "make: atheris cannot be installed here. It has wheels for Linux on x86-64 and arm64;" >&2; \
+		echo "make: elsewhere its build needs clang with libFuzzer (export CLANG_BIN)." >&2; exit 2; }
+	@$(BIN)/python -m tests.fuzz.atheris_run --seconds $(or $(FUZZ_SECONDS),60) $(FUZZ)
+
 clean: ## remove the environment and all that was made
 	@rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis *.egg-info tests/interop/js/node_modules
+		.hypothesis .fuzz *.egg-info tests/interop/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
