@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format acceptance conformance fuzz clean
+.PHONY: help demo test lint format acceptance conformance fuzz soak clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -40,9 +40,12 @@ fuzz: $(STAMP) ## look for inputs that break a decoder; FUZZ_SECONDS=60 each, FU
 		echo "make: elsewhere its build needs clang with libFuzzer (export CLANG_BIN)." >&2; exit 2; }
 	@$(BIN)/python -m tests.fuzz.atheris_run --seconds $(or $(FUZZ_SECONDS),60) $(FUZZ)
 
+soak: $(STAMP) ## load with kills, stops and a bad network; SECONDS=600, SEED=n to repeat one
+	@$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
 clean: ## remove the environment and all that was made
 	@rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .fuzz *.egg-info tests/interop/js/node_modules
+		.hypothesis .fuzz .soak *.egg-info tests/interop/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

@@ -20,11 +20,12 @@ CLIENT_HOST: Final = "10.77.0.2"
 
 
 class Wire:
-    """Two namespaces, `broker` and `client`."""
+    """Two namespaces, `broker` and `client`; `devices` are the ends of the wire in them."""
 
-    def __init__(self, broker: str, client: str) -> None:
+    def __init__(self, broker: str, client: str, devices: tuple[str, str]) -> None:
         self.broker = broker
         self.client = client
+        self.devices = devices
 
     def command(self, namespace: str, *command: str) -> list[str]:
         """Return *command* as it runs inside *namespace*."""
@@ -39,18 +40,35 @@ class Wire:
         ):
             _run("ip", "netns", "exec", self.broker, "nft", line)
 
+    def lose(self, per_mille: int) -> None:
+        """Drop so many of a thousand packets from now on, each way, instead of what was before."""
+        for namespace in (self.broker, self.client):
+            for line in (
+                "add table inet loss",
+                "flush table inet loss",
+                "add chain inet loss input { type filter hook input priority 0; }",
+                f"add rule inet loss input iifname != lo numgen random mod 1000 < {per_mille} drop",
+            ):
+                _run("ip", "netns", "exec", namespace, "nft", line)
+
+    def slow_down(self, rate: str) -> None:
+        """Let no more than *rate*, such as `50mbit`, pass each way, with a short queue."""
+        for namespace, end in zip((self.broker, self.client), self.devices, strict=True):
+            command = ("tc", "-n", namespace, "qdisc", "replace", "dev", end, "root", "tbf")
+            _run(*command, "rate", rate, "burst", "64kb", "latency", "200ms")
+
 
 @contextmanager
 def wire() -> Iterator[Wire]:
     """Make the two namespaces; they are gone after the block."""
     _require()
     name = f"mesh{os.getpid()}"
-    made = Wire(f"{name}-b", f"{name}-c")
+    ends = (f"{name}b"[:15], f"{name}c"[:15])
+    made = Wire(f"{name}-b", f"{name}-c", ends)
     with ExitStack() as stack:
         for namespace in (made.broker, made.client):
             _run("ip", "netns", "add", namespace)
             stack.callback(_run, "ip", "netns", "delete", namespace)
-        ends = (f"{name}b"[:15], f"{name}c"[:15])
         _run("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
         for end, namespace, host in (
             (ends[0], made.broker, BROKER_HOST),
@@ -64,13 +82,18 @@ def wire() -> Iterator[Wire]:
         yield made
 
 
-def _require() -> None:
-    missing = [tool for tool in ("ip", "nft") if shutil.which(tool) is None]
+def missing() -> list[str]:
+    """Return what this machine lacks for `wire`, in words; empty if it has everything."""
+    lacking = [tool for tool in ("ip", "nft", "tc") if shutil.which(tool) is None]
     if os.geteuid() != 0:
-        missing.append("root")
-    if not missing:
+        lacking.append("root")
+    return lacking
+
+
+def _require() -> None:
+    if not (lacking := missing()):
         return
-    why = f"network namespaces need {', '.join(missing)}"
+    why = f"network namespaces need {', '.join(lacking)}"
     if os.environ.get("RSOCKET_MESH_CI") == "1":
         pytest.fail(why)
     pytest.skip(why)
