@@ -34,6 +34,7 @@ from rsocket_mesh.errors import (
 )
 from rsocket_mesh.protocol.frames import (
     CANCEL,
+    ERROR,
     FLAG_COMPLETE,
     FLAG_FOLLOWS,
     MAX_REQUEST_N,
@@ -207,7 +208,7 @@ class Arriving:
     def take(self, frame: bytes) -> None:
         """Take a later frame of the stream while the request is held."""
         _, kind, flags = peek(frame)
-        if kind == CANCEL:
+        if kind in (CANCEL, ERROR):  # a channel's requester may give up with either
             self.release()
             count_reset(self._link)
             return

@@ -409,13 +409,15 @@ async def test_metadata_that_never_completes_is_given_up_at_its_deadline() -> No
     assert error_of(caller)[1] == ErrorCode.INVALID
 
 
-async def test_cancel_during_collection_leaves_nothing() -> None:
-    """C-98."""
+@pytest.mark.parametrize("end", [encode_cancel(1), encode_error(1, ErrorCode.CANCELED, "no")])
+async def test_the_requesters_end_during_collection_leaves_nothing(end: bytes) -> None:
+    """C-98; ERROR is how the requester of a channel gives up its items."""
     bench = Bench()
     caller = bench.caller()
-    caller.send(request(REQUEST_RESPONSE, 1, data=b"", metadata=b"\xfe", follows=True))
-    caller.send(encode_cancel(1))
+    caller.send(request(REQUEST_CHANNEL, 1, data=b"", metadata=b"\xfe", n=1, follows=True))
+    caller.send(end)
     assert (bench.hub.held, bench.hub.held_bytes) == ({}, 0)
+    bench.pass_time(60)
     assert caller.received() == []
 
 
