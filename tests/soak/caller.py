@@ -64,7 +64,7 @@ SHARES: Final = {  # of the calls
 }
 BIG_SHARE: Final = 1 / 150  # of the requests and answers: 1 MiB up to the largest
 HUGE: Final = 32 * MIB
-HUGE_SHARE: Final = 1 / 8000  # where the largest is 8 MiB or more
+HUGE_SHARE: Final = 1 / 4000  # where the largest is 8 MiB or more
 
 
 class Watch:
@@ -133,7 +133,7 @@ class Caller:
 
     async def left_stream(self) -> None:
         """Leave a stream in the middle."""
-        await self._stream(10_000, leave_after=self.random.randint(0, 20))
+        await self._stream(10_000, leave_after=self.random.randint(1, 20))
 
     async def _stream(self, count: int, reading: float = 0.0, leave_after: int = -1) -> None:
         largest = self.random.choice((100, 4000, 70_000))
