@@ -196,6 +196,11 @@ class Call:
     def __repr__(self) -> str:
         return f"call {self.number} (type {self.kind:#x})"
 
+    @property
+    def is_open(self) -> bool:
+        """Something can still be done with it."""
+        return any(end.stream.phase is not ENDED for end in self.ends())
+
     def meet(self, responder: EndOfCall) -> None:
         """The request has arrived, whole."""
         assert self.responder is None, f"{self}: its request arrived twice"
