@@ -16,6 +16,7 @@ from rsocket_mesh.protocol.framing import cut, prefix
 from rsocket_mesh.transport.base import Receiver
 from rsocket_mesh.transport.framed import MAX_OUTBOUND, FramedTransport
 
+HIGH_WATER: Final = 200  # bytes; a few items, so that machines get there
 START: Final = 1000.0  # s; where manual clocks begin
 
 
@@ -86,11 +87,14 @@ class End(FramedTransport):
 
     Attributes:
         written: the bytes of all flushes.
+        reading: False while the far end takes nothing; see `stop` and `go_on`.
     """
 
     def __init__(self, loop: Any, receiver: Receiver, max_frame: int = MAX_FRAME_SIZE) -> None:
         super().__init__(loop, "memory", max_frame, MAX_OUTBOUND)
         self.written = bytearray()
+        self.reading = True
+        self._congested = False
         self._receiver = receiver
         receiver.connected(self)
 
@@ -113,13 +117,27 @@ class End(FramedTransport):
         self.bytes_out += sum(map(len, self.outbound))
         self.written += b"".join(self.outbound)
         self.outbound.clear()
+        if self.outbound_size() > HIGH_WATER and not self._congested:
+            self._congested = True
+            self._receiver.writable(False)
+
+    def stop(self) -> None:
+        """The far end reads no more, so that what is written from now on waits."""
+        self.reading = False
+
+    def go_on(self) -> None:
+        """The far end has read all that waited."""
+        self.reading = True
+        if self._congested:
+            self._congested = False
+            self._receiver.writable(True)
 
     def send_first(self, frame: bytes) -> None:
         self.outbound[:0] = [prefix(len(frame)), frame]
         self.flush_soon()
 
     def outbound_size(self) -> int:
-        return 0
+        return 0 if self.reading else len(self.written)
 
     def close(self) -> None:
         self.flush()
