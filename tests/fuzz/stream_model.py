@@ -229,6 +229,10 @@ class Call:
         else:
             assert mine.is_sending == theirs.is_receiving, f"{self}: {mine.phase}, {theirs.phase}"
             assert mine.is_receiving == theirs.is_sending, f"{self}: {mine.phase}, {theirs.phase}"
+            for end in (requester, responder):  # grants come in portions, but they come
+                assert end.peer is not None
+                if end.stream.is_sending and end.peer.asked > len(end.sent):
+                    assert end.stream.credit > 0, f"{self}: starved at {len(end.sent)} items"
 
     def check_end(self) -> None:
         """Everything was delivered and both were told to end: they agree on how it went."""

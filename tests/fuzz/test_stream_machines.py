@@ -210,9 +210,9 @@ class Streams(RuleBasedStateMachine):
             end.peer.request_n(len(sizes))
             self.exchange()
             for size in sizes:
+                end.start_item(size)
                 while end.next_fragment():
                     pass
-                end.start_item(size)
 
     @rule(which=WHICH, caller=st.booleans())
     def fragment(self, which: int, caller: bool) -> None:
@@ -343,6 +343,20 @@ class RelayedStreams(Streams):
         elif end is not None:
             end.go_on()
             self.collect()
+
+    @rule(which=WHICH, caller=st.booleans())
+    def ask_while_congested(self, which: int, caller: bool) -> None:
+        """A consumer that does not read what it has asks for more; later it goes on reading."""
+        self.flow(which, caller, [151])  # so that the relay knows the size, and grants several
+        self.flow(which, caller, [151, 151, 151])
+        end, reader = self.end_of(which, caller), self.ends[not caller]
+        if end is not None and end.peer is not None and reader is not None:
+            reader.stop()
+            while end.next_fragment():
+                pass
+            self.deliver(caller, LONG_ENOUGH)
+            end.peer.request_n(3)
+            self.deliver(not caller, LONG_ENOUGH)
 
     @rule()
     def exchange(self) -> None:
