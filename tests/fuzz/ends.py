@@ -14,7 +14,7 @@ from typing import Any, Final
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.framing import cut, prefix
 from rsocket_mesh.transport.base import Receiver
-from rsocket_mesh.transport.framed import MAX_OUTBOUND, FramedTransport
+from rsocket_mesh.transport.framed import MAX_OUTBOUND, NOBODY, FramedTransport
 
 HIGH_WATER: Final = 200  # bytes; a few items, so that machines get there
 START: Final = 1000.0  # s; where manual clocks begin
@@ -110,8 +110,11 @@ class End(FramedTransport):
         return found
 
     def end(self, error: Exception | None = None) -> None:
-        """The connection is over."""
-        self._ended(error)
+        """The connection is over. As `_ended`, but what the receiver raises is raised."""
+        self._closing = True
+        self.outbound.clear()
+        receiver, self._receiver = self._receiver, NOBODY
+        receiver.disconnected(error)
 
     def flush(self) -> None:
         self.bytes_out += sum(map(len, self.outbound))
