@@ -415,4 +415,5 @@ class Link:
             self.leasing.end()
         if self.local is not None:
             self.local.close(lost)
+            self.local = None  # it knows this link: a cycle would live until the next collection
         self.transport.close()

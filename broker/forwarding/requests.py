@@ -57,6 +57,10 @@ if TYPE_CHECKING:
 
 Chosen = Candidate["Link"] | None
 OWN_STREAMS: Final = 128  # calls of one session to the broker itself, unsent answers included
+# A fragment costs its overhead here however little is in it. Nobody has to send frames below 64
+# bytes, so beyond a few these are the bytes of metadata that pay for one.
+SMALL_FRAGMENT: Final = 32
+FREE_FRAGMENTS: Final = 16
 FRAGMENT_OVERHEAD: Final = 128  # bytes charged per fragment that is held: its objects and places
 
 
@@ -237,7 +241,14 @@ class Arriving:
             self._request = self._request._replace(complete=True)
         size = self._metadata_size
         limit = self._link.hub.config.limits.metadata_bytes
-        if size > limit:
+        if len(self._head) > FREE_FRAGMENTS + size // SMALL_FRAGMENT:
+            self.release()
+            text = (
+                f"metadata of {size} bytes in {len(self._head)} fragments; send at least"
+                f" {SMALL_FRAGMENT} bytes of it in each"
+            )
+            self._refuse(OverLimit("metadata_bytes", text))
+        elif size > limit:
             self.release()
             text = f"metadata of {size} bytes exceeds the limit of {limit}"
             self._refuse(OverLimit("metadata_bytes", text))
