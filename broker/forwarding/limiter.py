@@ -27,6 +27,8 @@ LEASES: Final = "leases_per_second"
 PUSHES: Final = "pushes_per_second"
 ANNOUNCEMENTS: Final = "announcements_per_second"
 OWN_CALLS: Final = "own_calls_per_second"
+STRAYS: Final = "stray_frames_per_second"
+LONGEST_REST: Final = 1.0  # seconds that a peer is not read from; then it is looked at again
 PATIENCE: Final = 10  # times what is allowed may be refused; then it is no accident any more
 ANNOUNCEMENT_UNIT: Final = 65_536  # bytes that count as one announcement
 # Header and position in front of the data of a KEEPALIVE.
@@ -59,6 +61,7 @@ class Limiter:
             ),
             LEASES: Rate(limits.leases_per_second, limits.leases_per_second),
             OWN_CALLS: Rate(limits.own_calls_per_second, 2 * limits.own_calls_per_second),
+            STRAYS: Rate(limits.stray_frames_per_second, 5 * limits.stray_frames_per_second),
         }
         self._patience = {
             name: Rate(rate.per_second, PATIENCE * rate.burst) for name, rate in self._rates.items()
@@ -130,6 +133,25 @@ class Limiter:
         most = self.limits.announcement_bytes + self.limits.metadata_bytes
         if size > most:
             raise OverLimit("metadata_bytes", f"METADATA_PUSH of {size} bytes exceeds {most}")
+
+    # -- frames out of place ----------------------------------------------------------------------
+
+    def charge_stray(self, link: Link) -> None:
+        """A frame of *link* was ignored; if there are too many, the next are read later.
+
+        Never a reason to close: items under way when their stream is cancelled are strays too, and
+        another peer can make a provider send as many of them as it likes.
+        """
+        bucket = link.buckets.get(STRAYS)
+        if bucket is None:
+            bucket = link.buckets[STRAYS] = Bucket(self._rates[STRAYS])
+        wait = bucket.owe(link.hub.now)
+        if wait and link.transport.rest(min(wait, LONGEST_REST)):
+            text = (
+                f"more than {self._rates[STRAYS].per_second:g} frames per second for streams that"
+                " are not there; it is read as fast as that"
+            )
+            self.hit(STRAYS, link, text)
 
     # -- announcements and calls of the broker's own services -------------------------------------
 

@@ -62,6 +62,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_read_step",
         "_reads",
         "_rest",
+        "_resting",
         "_settled",
         "_socket",
         "_url",
@@ -91,6 +92,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._settled = False  # why it ends is known; what the socket reports now is no news
         self._error: Exception | None = None  # why it ends, if not in order
         self._deadline: asyncio.TimerHandle | None = None
+        self._resting = 0.0  # seconds for which nothing is to be read
         self._dropped = 0  # bytes that came behind our end
 
     # What asyncio calls
@@ -115,6 +117,8 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         data = bytes(self._read_buffer[:nbytes])
         if nbytes < TIMED_FROM:
             self._bytes_received(data)
+            if self._resting:
+                self._begin_rest()
             return
         began = perf_counter()
         self._bytes_received(data)
@@ -123,9 +127,17 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if is_full or took > TURN:
             self._read_step = next_step(self._read_step, took)
             self._read_buffer = self._reads.parts[self._read_step]
-            if self._socket is not None:
-                self._socket.pause_reading()
-                self._reads.wait(self)
+        if self._resting:
+            self._begin_rest()
+        elif (is_full or took > TURN) and self._socket is not None:
+            self._socket.pause_reading()
+            self._reads.wait(self)
+
+    def _begin_rest(self) -> None:
+        if self._socket is not None:
+            self._socket.pause_reading()
+            self._loop.call_later(self._resting, self.read_on)
+        self._resting = 0.0
 
     def read_on(self) -> None:
         """Others have had their turn."""
@@ -174,6 +186,10 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             return 0
         size = self._queued + self._socket.get_write_buffer_size()
         return size + len(self._first) if self._congested else size
+
+    def rest(self, seconds: float) -> bool:
+        was_resting, self._resting = self._resting, max(self._resting, seconds)
+        return not was_resting
 
     def close(self) -> None:
         if self._closing or not self._last_flush():
