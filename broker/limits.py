@@ -131,7 +131,8 @@ class ConnectionLimits(Struct, frozen=True):
         count(
             "Frames of one connection that are ignored, such as those of streams that have ended;"
             " five times as many may come at once. A peer that sends more is read as fast as"
-            " this, and not closed: what was under way when others cancelled is no fault of it.",
+            " this, and closed if it goes on; but not if it serves something, because what was"
+            " under way when others cancelled is no fault of it.",
             1,
             1_000_000_000,
         ),

@@ -66,6 +66,10 @@ class Limiter:
         self._patience = {
             name: Rate(rate.per_second, PATIENCE * rate.burst) for name, rate in self._rates.items()
         }
+        # Over the limit for a second on end, or a quarter of the time.
+        self._patience[STRAYS] = Rate(
+            limits.stray_frames_per_second / 4, limits.stray_frames_per_second
+        )
 
     # -- what a limit does ------------------------------------------------------------------------
 
@@ -139,19 +143,23 @@ class Limiter:
     def charge_stray(self, link: Link) -> None:
         """A frame of *link* was ignored; if there are too many, the next are read later.
 
-        Never a reason to close: items under way when their stream is cancelled are strays too, and
-        another peer can make a provider send as many of them as it likes.
+        Who only calls and goes on is closed. Who serves something never is: items under way when
+        their stream is cancelled are strays too, and any caller can make its provider send as many
+        of them as it likes.
         """
         bucket = link.buckets.get(STRAYS)
         if bucket is None:
             bucket = link.buckets[STRAYS] = Bucket(self._rates[STRAYS])
         wait = bucket.owe(link.hub.now)
-        if wait and link.transport.rest(min(wait, LONGEST_REST)):
-            text = (
-                f"more than {self._rates[STRAYS].per_second:g} frames per second for streams that"
-                " are not there; it is read as fast as that"
-            )
-            self.hit(STRAYS, link, text)
+        if not wait:
+            return
+        most = self._rates[STRAYS].per_second
+        text = f"more than {most:g} frames per second for streams that are not there"
+        serves = link.announcement is not None and link.announcement.services
+        if not serves and self._wait(STRAYS, link, 1.0, self._patience):
+            self.close(STRAYS, link, text, "stray-flood")
+        elif link.transport.rest(min(wait, LONGEST_REST)):
+            self.hit(STRAYS, link, f"{text}; it is read as fast as that")
 
     # -- announcements and calls of the broker's own services -------------------------------------
 
