@@ -30,6 +30,10 @@ OWN_CALLS: Final = "own_calls_per_second"
 STRAYS: Final = "stray_frames_per_second"
 LONGEST_REST: Final = 1.0  # seconds that a peer is not read from; then it is looked at again
 PATIENCE: Final = 10  # times what is allowed may be refused; then it is no accident any more
+# A fragment that is held costs some 130 bytes however little is in it. Nobody has to send frames
+# below 64 bytes, so beyond a few these are the bytes of metadata that pay for one.
+SMALL_FRAGMENT: Final = 32
+FREE_FRAGMENTS: Final = 16
 ANNOUNCEMENT_UNIT: Final = 65_536  # bytes that count as one announcement
 # Header and position in front of the data of a KEEPALIVE.
 _KEEPALIVE_HEAD: Final = HEADER.size + 8
@@ -160,6 +164,22 @@ class Limiter:
             self.close(STRAYS, link, text, "stray-flood")
         elif link.transport.rest(min(wait, LONGEST_REST)):
             self.hit(STRAYS, link, f"{text}; it is read as fast as that")
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def check_metadata(self, size: int, fragments: int = 1) -> None:
+        """Raise `OverLimit` if a request's metadata, *size* bytes so far, is more than is kept."""
+        most = self.limits.metadata_bytes
+        text = ""
+        if size > most:
+            text = f"metadata of {size} bytes exceeds the limit of {most}"
+        elif fragments > FREE_FRAGMENTS + size // SMALL_FRAGMENT:
+            text = (
+                f"metadata of {size} bytes in {fragments} fragments; send at least"
+                f" {SMALL_FRAGMENT} bytes of it in each"
+            )
+        if text:
+            raise OverLimit("metadata_bytes", text)
 
     # -- announcements and calls of the broker's own services -------------------------------------
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from broker.config import Config, Limits, RoutingConfig
 from broker.forwarding.hub import MAX_SHAPES
+from broker.forwarding.limiter import FREE_FRAGMENTS, SMALL_FRAGMENT
 from broker.forwarding.link import Link
-from broker.forwarding.requests import FREE_FRAGMENTS, OWN_STREAMS, SMALL_FRAGMENT
+from broker.forwarding.requests import OWN_STREAMS
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
     CANCEL,
@@ -456,12 +457,15 @@ async def test_a_session_that_calls_itself_and_others_leaves_nothing_however_it_
         both.send(request(REQUEST_RESPONSE, 201 + 2 * i, route, metadata=b"\xfe", follows=True))
     other.send(request(REQUEST_CHANNEL, 1, "echo.say", n=1), request(REQUEST_STREAM, 3, n=1))
     await turns()
+    local = both.link.local
+    assert local is not None
+    assert local.open_streams > 0
     leave(both)
     await turns()
     assert not both.link.open
     assert [peek(frame)[:2] for frame in other.received()][-2:] == [(1, 0x0B), (3, 0x0B)]
     assert bench.hub.watchers == set()
-    assert both.link.local.open_streams == 0
+    assert local.open_streams == 0
     nothing_is_left(bench)
 
 
