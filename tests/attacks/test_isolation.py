@@ -17,8 +17,8 @@ from tests.attacks.outcomes import OUTCOMES
 
 pytestmark = pytest.mark.acceptance
 
-QUIET = 2.0  # seconds of the base line, and of what follows
-SECONDS = 3.0
+QUIET = 1.0  # seconds of the base line, and of what follows
+SECONDS = 2.5
 AT_LEAST = 0.005  # seconds; a p99 below this is good whatever it was before
 TRIES = 3
 REMAINS = 4 * MIB  # what the heap may keep besides what it needed for the first attack of a kind
@@ -46,8 +46,8 @@ def _try(place: Arena, others: Bystander, name: str) -> tuple[str, list[str]]:
     """Attack until it is seen that others do not suffer; return a line, and what was wrong."""
     runs: list[tuple[Phase, Phase, Phase, Result, float]] = []
     growths: list[int] = []
+    others.phase()
     for _ in range(TRIES):
-        others.phase()
         time.sleep(QUIET)
         base = others.phase()
         descriptors, memory = place.descriptors(), place.memory()
