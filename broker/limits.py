@@ -126,6 +126,17 @@ class ConnectionLimits(Struct, frozen=True):
             1_000_000,
         ),
     ] = 4
+    stray_frames_per_second: Annotated[
+        int,
+        count(
+            "Frames of one connection that are ignored, such as those of streams that have ended;"
+            " five times as many may come at once. A peer that sends more is read as fast as"
+            " this, and closed if it goes on; but not if it serves something, because what was"
+            " under way when others cancelled is no fault of it.",
+            1,
+            1_000_000_000,
+        ),
+    ] = 10_000
     own_calls_per_second: Annotated[
         int,
         count(

@@ -55,6 +55,7 @@ DEFAULT_TENANT: Final = "default"
 # s between two looks whether a peer that is closing has a call left. An event that the last call
 # sets would cost every call, for a moment that comes once.
 CLOSING_POLL: Final = 0.05
+MAX_EXPIRED: Final = 32  # deadlines per turn of the loop: thousands may pass at once, others wait
 LOG_PERIOD: Final = 60.0  # seconds between two lines about the same fault of the same peer
 LOG_KEYS: Final = 256  # such lines per period at most; a flood of bad peers is no flood of lines
 MAX_SHAPES: Final = 1024  # pairs of MIME types that sessions share; real ones are a handful
@@ -143,7 +144,7 @@ class Hub:
     def _expire(self) -> None:
         self._timer = None
         self.now = self._time()
-        self.wheel.expire(self.now)
+        self.wheel.expire(self.now, MAX_EXPIRED)
         when = self.wheel.next_deadline()
         if when is not None and self._timer is None:
             self._arm(when)

@@ -27,7 +27,13 @@ LEASES: Final = "leases_per_second"
 PUSHES: Final = "pushes_per_second"
 ANNOUNCEMENTS: Final = "announcements_per_second"
 OWN_CALLS: Final = "own_calls_per_second"
+STRAYS: Final = "stray_frames_per_second"
+LONGEST_REST: Final = 1.0  # seconds that a peer is not read from; then it is looked at again
 PATIENCE: Final = 10  # times what is allowed may be refused; then it is no accident any more
+# A fragment that is held costs some 130 bytes however little is in it. Nobody has to send frames
+# below 64 bytes, so beyond a few these are the bytes of metadata that pay for one.
+SMALL_FRAGMENT: Final = 32
+FREE_FRAGMENTS: Final = 16
 ANNOUNCEMENT_UNIT: Final = 65_536  # bytes that count as one announcement
 # Header and position in front of the data of a KEEPALIVE.
 _KEEPALIVE_HEAD: Final = HEADER.size + 8
@@ -59,10 +65,15 @@ class Limiter:
             ),
             LEASES: Rate(limits.leases_per_second, limits.leases_per_second),
             OWN_CALLS: Rate(limits.own_calls_per_second, 2 * limits.own_calls_per_second),
+            STRAYS: Rate(limits.stray_frames_per_second, 5 * limits.stray_frames_per_second),
         }
         self._patience = {
             name: Rate(rate.per_second, PATIENCE * rate.burst) for name, rate in self._rates.items()
         }
+        # Over the limit for a second on end, or a quarter of the time.
+        self._patience[STRAYS] = Rate(
+            limits.stray_frames_per_second / 4, limits.stray_frames_per_second
+        )
 
     # -- what a limit does ------------------------------------------------------------------------
 
@@ -130,6 +141,45 @@ class Limiter:
         most = self.limits.announcement_bytes + self.limits.metadata_bytes
         if size > most:
             raise OverLimit("metadata_bytes", f"METADATA_PUSH of {size} bytes exceeds {most}")
+
+    # -- frames out of place ----------------------------------------------------------------------
+
+    def charge_stray(self, link: Link) -> None:
+        """A frame of *link* was ignored; if there are too many, the next are read later.
+
+        Who only calls and goes on is closed. Who serves something never is: items under way when
+        their stream is cancelled are strays too, and any caller can make its provider send as many
+        of them as it likes.
+        """
+        bucket = link.buckets.get(STRAYS)
+        if bucket is None:
+            bucket = link.buckets[STRAYS] = Bucket(self._rates[STRAYS])
+        wait = bucket.owe(link.hub.now)
+        if not wait:
+            return
+        most = self._rates[STRAYS].per_second
+        text = f"more than {most:g} frames per second for streams that are not there"
+        serves = link.announcement is not None and link.announcement.services
+        if not serves and self._wait(STRAYS, link, 1.0, self._patience):
+            self.close(STRAYS, link, text, "stray-flood")
+        elif link.transport.rest(min(wait, LONGEST_REST)):
+            self.hit(STRAYS, link, f"{text}; it is read as fast as that")
+
+    # -- requests ---------------------------------------------------------------------------------
+
+    def check_metadata(self, size: int, fragments: int = 1) -> None:
+        """Raise `OverLimit` if a request's metadata, *size* bytes so far, is more than is kept."""
+        most = self.limits.metadata_bytes
+        text = ""
+        if size > most:
+            text = f"metadata of {size} bytes exceeds the limit of {most}"
+        elif fragments > FREE_FRAGMENTS + size // SMALL_FRAGMENT:
+            text = (
+                f"metadata of {size} bytes in {fragments} fragments; send at least"
+                f" {SMALL_FRAGMENT} bytes of it in each"
+            )
+        if text:
+            raise OverLimit("metadata_bytes", text)
 
     # -- announcements and calls of the broker's own services -------------------------------------
 

@@ -22,11 +22,7 @@ from broker.forwarding.requests import Arriving
 from broker.forwarding.routes import Route, Routes
 from broker.forwarding.splice import Shape
 from broker.forwarding.strays import take_stray
-from rsocket_mesh.errors import (
-    ErrorCode,
-    NoRoute,
-    PeerLost,
-)
+from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
 from rsocket_mesh.peer import Responder
 from rsocket_mesh.protocol.announce import Announcement
 from rsocket_mesh.protocol.connection import Phase
@@ -395,6 +391,7 @@ class Link:
     def ignored(self, what: str) -> None:
         """Count a frame out of place ("Handling the Unexpected")."""
         self.hub.counters.ignored[what] += 1
+        self.hub.limiter.charge_stray(self)
 
     def violated(self, text: str) -> None:
         """The peer broke the protocol: tell it, and end the connection."""
@@ -425,4 +422,5 @@ class Link:
             self.leasing.end()
         if self.local is not None:
             self.local.close(lost)
+            self.local = None  # it knows this link: a cycle would live until the next collection
         self.transport.close()

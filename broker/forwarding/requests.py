@@ -236,13 +236,13 @@ class Arriving:
         self._follows = bool(flags & FLAG_FOLLOWS) and not flags & FLAG_COMPLETE
         if fragment.complete and self._request.kind == REQUEST_CHANNEL:
             self._request = self._request._replace(complete=True)
-        size = self._metadata_size
-        limit = self._link.hub.config.limits.metadata_bytes
-        if size > limit:
+        try:
+            self._link.hub.limiter.check_metadata(self._metadata_size, len(self._head))
+        except OverLimit as exc:
             self.release()
-            text = f"metadata of {size} bytes exceeds the limit of {limit}"
-            self._refuse(OverLimit("metadata_bytes", text))
-        elif fragment.metadata is None or fragment.data or not self._follows:
+            self._refuse(exc)
+            return
+        if fragment.metadata is None or fragment.data or not self._follows:
             self.is_metadata_complete = True
             self.release()
             self.route()
@@ -311,10 +311,8 @@ class Arriving:
     def _read(self, metadata: bytes | None) -> Wanted:
         link = self._link
         limits = link.hub.config.limits
-        limit = limits.metadata_bytes
-        if metadata is not None and len(metadata) > limit:
-            text = f"metadata of {len(metadata)} bytes exceeds the limit of {limit}"
-            raise OverLimit("metadata_bytes", text)
+        if metadata is not None:
+            link.hub.limiter.check_metadata(len(metadata))
         wanted = read(metadata, link.sends.metadata_mime, limits.metadata_entries)
         if wanted.deadline is not None and self._deadline is None:
             self._deadline = link.hub.now + decode_deadline(wanted.deadline) / 1000

@@ -51,6 +51,9 @@ from rsocket_mesh.protocol.frames import (
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
 
+# Bytes that a fragment counts for at least: whoever puts the message together pays for each,
+# however empty it is, and a message cannot go on for ever without growing.
+SMALLEST_PIECE: Final = 1024
 _STANDARD_CODES: Final = frozenset(
     (
         ErrorCode.APPLICATION_ERROR,
@@ -167,7 +170,8 @@ def _take_payload(turn: Turn, action: Callable[[Turn], None]) -> None:
     """Act on a PAYLOAD, and keep account of the message if it comes in fragments."""
     call = turn.call
     if turn.word & FLAG_FOLLOWS:
-        size = (call.piece_up if turn.from_caller else call.piece_down)(len(turn.frame))
+        charged = max(len(turn.frame), SMALLEST_PIECE)
+        size = (call.piece_up if turn.from_caller else call.piece_down)(charged)
         error = too_much_unfinished(turn.link, size)
         if error is not None:
             turn.offend(error)

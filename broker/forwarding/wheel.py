@@ -6,6 +6,7 @@ O(1); only what is still there when the tick has passed is looked at. Owns no cl
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final, Protocol
@@ -65,12 +66,19 @@ class Wheel:
         heapify(self._ticks)
         self._sweep_at = max(SWEEP_FROM, 2 * len(self._buckets))
 
-    def expire(self, now: float) -> int:
-        """Call `expire` of every entry whose tick has passed; return how many there were."""
+    def expire(self, now: float, most: int = sys.maxsize) -> int:
+        """Call `expire` of the entries whose tick has passed, *most* of them; return how many.
+
+        What is left is due at once: `next_deadline` then lies in the past.
+        """
         count = 0
         while self._ticks and self._ticks[0] * TICK <= now:
-            due = self._buckets.pop(heappop(self._ticks))
-            count += len(due)
-            while due:
-                due.pop().expire(now)
+            due = self._buckets[self._ticks[0]]
+            if not due:
+                del self._buckets[heappop(self._ticks)]
+            elif count == most:
+                break
+            else:
+                count += 1
+                due.pop().expire(now)  # which may add to any set, to this one too
         return count

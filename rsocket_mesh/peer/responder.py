@@ -181,6 +181,7 @@ class Responder:
         *error* is what the items of open channels end with, as the cause of a ConnectionClosed.
         """
         self.outbox.close()
+        self.outbox.emptied = None  # a cycle would keep this, and the handler, until a collection
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if stream.phase is not ENDED:  # so that a handler that ignores its cancel ends too

@@ -48,3 +48,11 @@ class Bucket:
     def level(self, now: float) -> float:
         """Return how many tokens there are; what is at least 1 can be taken."""
         return (self._burst_s + ROUNDING - max(0.0, self._full_at - now)) / self._token_s
+
+    def owe(self, now: float, cost: float = 1.0) -> float:
+        """Take *cost* tokens also if they are not there; return the seconds until they will be.
+
+        For what has happened already, and whose next of its kind can be put off.
+        """
+        self._full_at = max(self._full_at, now) + cost * self._token_s
+        return max(0.0, self._full_at - now - self._burst_s)

@@ -103,6 +103,14 @@ class Transport(ABC):
     def abort(self) -> None:
         """Close at once; what was not written is lost. Idempotent."""
 
+    def rest(self, seconds: float) -> bool:
+        """Read nothing for *seconds* once what is being delivered has been worked off.
+
+        Call it while a batch is delivered. The longest of several calls counts; return whether this
+        was the first. A transport that cannot stop its peer does nothing.
+        """
+        return False
+
     @property
     @abstractmethod
     def is_closing(self) -> bool:

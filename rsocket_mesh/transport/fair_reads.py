@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,7 @@ READ_SIZE: Final = 128 * 1024
 FIRST_STEP: Final = 1  # a new connection begins with 8 KiB: a hundred requests, or a bad start
 STEPS: Final = 6  # parts of 4, 8, 16, 32, 64 and 128 KiB
 TIMED_FROM: Final = 4 * 1024  # bytes; less never takes a turn's time
+ENDINGS_PER_TURN: Final = 32  # of connections: thousands may be cut off at once
 TURN: Final = 0.002  # seconds that one connection may keep the loop
 
 
@@ -47,6 +49,8 @@ class FairReads:
         whole = memoryview(bytearray(READ_SIZE))
         self.parts = tuple(whole[: READ_SIZE >> (STEPS - 1 - step)] for step in range(STEPS))
         self._waiting: deque[Reading] = deque()
+        self._endings: deque[Callable[[], None]] = deque()
+        self._endings_left = ENDINGS_PER_TURN
 
     def wait(self, reading: Reading) -> None:
         """Call `read_on` of *reading* in a later turn of the loop; one turn lets one go on."""
@@ -59,6 +63,24 @@ class FairReads:
         if self._waiting:
             self._loop.call_soon(self._next)
         reading.read_on()
+
+    def end(self, ending: Callable[[], None]) -> None:
+        """Call *ending*, at once or, if many connections end in this turn, in a later one."""
+        if self._endings_left == ENDINGS_PER_TURN:
+            self._loop.call_soon(self._end_more)
+        if self._endings_left:
+            self._endings_left -= 1
+            ending()
+        else:
+            self._endings.append(ending)
+
+    def _end_more(self) -> None:
+        self._endings_left = ENDINGS_PER_TURN
+        if self._endings:
+            self._loop.call_soon(self._end_more)
+        while self._endings and self._endings_left:
+            self._endings_left -= 1
+            self._endings.popleft()()
 
 
 def next_step(step: int, took: float) -> int:

@@ -19,6 +19,7 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Final, cast
 
@@ -34,6 +35,9 @@ from rsocket_mesh.transport.framed import HIGH_WATER, LOW_WATER, Accept, FramedT
 from rsocket_mesh.transport.url import Url
 
 CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
+# Bytes read and dropped after we closed. What was on its way fits into the buffers of both systems;
+# a peer that sends more does not want to hear why.
+MAX_DROPPED: Final = 16 * 1024 * 1024
 LARGE_CHUNK: Final = 32 * 1024  # bytes; from here on copying costs more than another iovec
 SMALL_WRITE: Final = 16 * 1024  # bytes; what waits is gathered below that: each piece costs 60 more
 
@@ -48,6 +52,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_accept",
         "_congested",
         "_deadline",
+        "_dropped",
         "_error",
         "_goodbye_due",
         "_paused",
@@ -57,6 +62,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_read_step",
         "_reads",
         "_rest",
+        "_resting",
         "_settled",
         "_socket",
         "_url",
@@ -86,6 +92,8 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._settled = False  # why it ends is known; what the socket reports now is no news
         self._error: Exception | None = None  # why it ends, if not in order
         self._deadline: asyncio.TimerHandle | None = None
+        self._resting = 0.0  # seconds for which nothing is to be read
+        self._dropped = 0  # bytes that came behind our end
 
     # What asyncio calls
 
@@ -100,10 +108,17 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._closing:
+            self._dropped += nbytes
+            if self._dropped > MAX_DROPPED:
+                self.abort()
+                return
         # The copy comes first: from here on anything may read into the shared buffer again.
         data = bytes(self._read_buffer[:nbytes])
         if nbytes < TIMED_FROM:
             self._bytes_received(data)
+            if self._resting:
+                self._begin_rest()
             return
         began = perf_counter()
         self._bytes_received(data)
@@ -112,9 +127,17 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if is_full or took > TURN:
             self._read_step = next_step(self._read_step, took)
             self._read_buffer = self._reads.parts[self._read_step]
-            if self._socket is not None:
-                self._socket.pause_reading()
-                self._reads.wait(self)
+        if self._resting:
+            self._begin_rest()
+        elif (is_full or took > TURN) and self._socket is not None:
+            self._socket.pause_reading()
+            self._reads.wait(self)
+
+    def _begin_rest(self) -> None:
+        if self._socket is not None:
+            self._socket.pause_reading()
+            self._loop.call_later(self._resting, self.read_on)
+        self._resting = 0.0
 
     def read_on(self) -> None:
         """Others have had their turn."""
@@ -127,7 +150,8 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self._error = self._end_of_input()
             self.flush()
             self._closing = self._settled = True
-            self._arm(CLOSE_TIMEOUT, self._close_overdue)
+            if self.outbound_size():
+                self._arm(CLOSE_TIMEOUT, self._close_overdue)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -151,8 +175,9 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._socket = None
+        self._closing = True
         self._forget_waiting()
-        self._ended(self._error if self._settled else exc)
+        self._reads.end(partial(self._ended, self._error if self._settled else exc))
 
     # What the floors above call
 
@@ -161,6 +186,10 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             return 0
         size = self._queued + self._socket.get_write_buffer_size()
         return size + len(self._first) if self._congested else size
+
+    def rest(self, seconds: float) -> bool:
+        was_resting, self._resting = self._resting, max(self._resting, seconds)
+        return not was_resting
 
     def close(self) -> None:
         if self._closing or not self._last_flush():

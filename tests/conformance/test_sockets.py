@@ -404,3 +404,25 @@ async def test_a_certificate_is_given_exactly_where_it_is_used(
 ) -> None:
     with pytest.raises(ValueError, match="certificate"):
         await listen(url, Recorder, tls=server_context if tls else None)
+
+
+async def test_who_is_given_a_rest_is_not_read_meanwhile_and_nothing_is_lost(
+    stream_place: Place,
+) -> None:
+    class Resting(Recorder):
+        def batch_received(self, data: bytes) -> int:
+            if not self.frames:
+                assert self.transport.rest(0.01)
+                assert not self.transport.rest(0.2)
+            return super().batch_received(data)
+
+    far = Resting()
+    loop = asyncio.get_running_loop()
+    async with raw_peer(stream_place, far) as (_, writer):
+        writer.write(b"".join(prefix_lengths([b"first."])))
+        await until(lambda: far.frames)
+        began = loop.time()
+        writer.write(b"".join(prefix_lengths([b"second"])))
+        await until(lambda: len(far.frames) == 2)
+        assert loop.time() - began > 0.1
+        assert far.frames == [b"first.", b"second"]

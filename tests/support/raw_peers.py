@@ -48,6 +48,7 @@ class ListTransport(Transport):
         self.written = b""
         self.closed = False
         self.flushes = 0
+        self.rests: list[float] = []
         self.waiting = 0  # bytes that a peer that does not read would leave
 
     def flush(self) -> None:
@@ -64,6 +65,10 @@ class ListTransport(Transport):
 
     def outbound_size(self) -> int:
         return self.waiting
+
+    def rest(self, seconds: float) -> bool:
+        self.rests.append(seconds)
+        return len(self.rests) == 1
 
     def close(self) -> None:
         self.flush()

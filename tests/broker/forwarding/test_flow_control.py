@@ -7,6 +7,7 @@ import pytest
 from broker.config import Config, Limits
 from broker.forwarding.credit import UNLIMITED
 from broker.forwarding.hub import Hub
+from broker.forwarding.turns import SMALLEST_PIECE
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
     CANCEL,
@@ -438,6 +439,17 @@ async def test_an_endless_message_ends_its_stream_at_the_limit(by: str) -> None:
     assert CANCEL in kinds(pair.provider)
     assert sender.link.open
     assert sender.link.unfinished == 0
+    assert pair.hub.counters.limits["payload_bytes"] == 1
+
+
+async def test_empty_fragments_count_as_what_they_cost_whoever_joins_them() -> None:
+    pair = Pair(REQUEST_CHANNEL, 5, Config(limits=Limits(payload_bytes=MIB)))
+    pair.provider.send(encode_request_n(pair.there, 5))
+    piece = encode_payload(1, None, b"", follows=True)
+    pair.caller.send(*[piece] * (MIB // SMALLEST_PIECE))
+    assert pair.hub.streams_open() == 1
+    pair.caller.send(piece)
+    assert pair.hub.streams_open() == 0
     assert pair.hub.counters.limits["payload_bytes"] == 1
 
 

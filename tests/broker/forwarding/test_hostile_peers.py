@@ -7,6 +7,7 @@ one session could have leaked, stalled or ended something of another.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from time import process_time
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from broker.config import Config, Limits, RoutingConfig
 from broker.forwarding.hub import MAX_SHAPES
+from broker.forwarding.limiter import FREE_FRAGMENTS, SMALL_FRAGMENT
+from broker.forwarding.link import Link
 from broker.forwarding.requests import OWN_STREAMS
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
@@ -231,22 +234,47 @@ async def test_fire_and_forget_in_fragments_is_not_answered_when_its_provider_is
 # -- what a peer can make the broker hold ---------------------------------------------------------
 
 
-async def test_empty_fragments_are_charged_for_what_they_cost_here() -> None:
+async def test_fragments_are_charged_for_what_they_cost_here() -> None:
     bench = Bench(Config(limits=Limits(waiting_bytes=10_000)))
     caller = bench.caller()
     caller.send(request(REQUEST_RESPONSE, 1, data=b"", metadata=b"\x7f", follows=True))
-    caller.send(*[encode_payload(1, b"", b"", follows=True)] * 500)
+    caller.send(*[encode_payload(1, bytes(SMALL_FRAGMENT), b"", follows=True)] * 500)
     assert error_text(caller).startswith("OVERLOADED: ")
     nothing_is_left(bench)
 
 
-async def test_many_fragments_of_metadata_cost_time_in_proportion_to_their_number() -> None:
+@pytest.mark.parametrize("size", [0, 1, SMALL_FRAGMENT - 1])
+async def test_metadata_in_fragments_too_small_to_pay_for_themselves_is_refused(size: int) -> None:
     bench = Bench()
     caller = bench.caller()
     caller.send(request(REQUEST_RESPONSE, 1, data=b"", metadata=b"\x7f", follows=True))
+    caller.send(*[encode_payload(1, bytes(size), b"", follows=True)] * 1000)
+    text = error_text(caller)
+    assert text.startswith("INVALID: metadata of ")
+    assert f"send at least {SMALL_FRAGMENT} bytes of it in each" in text
+    assert bench.counters.limits["metadata_bytes"] == 1
+    nothing_is_left(bench)
+
+
+async def test_metadata_byte_by_byte_is_no_fault_if_it_is_short() -> None:
+    bench = Bench()
+    provider, caller = bench.provider(), bench.caller()
+    metadata = routed("echo.say")
+    assert len(metadata) < FREE_FRAGMENTS
+    caller.send(request(REQUEST_RESPONSE, 1, data=b"", metadata=metadata[:1], follows=True))
+    caller.send(*[encode_payload(1, bytes((byte,)), b"", follows=True) for byte in metadata[1:]])
+    caller.send(encode_payload(1, None, b"data"))
+    assert len(provider.received()) == len(metadata) + 1
+
+
+async def test_many_fragments_of_metadata_cost_time_in_proportion_to_their_number() -> None:
+    bench = Bench(Config(limits=Limits(metadata_bytes=16_000_000)))
+    caller = bench.caller()
+    caller.send(request(REQUEST_RESPONSE, 1, data=b"", metadata=b"\x7f", follows=True))
     began = process_time()
+    part = encode_payload(1, bytes(SMALL_FRAGMENT), b"", follows=True)
     for _ in range(60):
-        caller.send(*[encode_payload(1, b"", b"", follows=True)] * 1000)
+        caller.send(*[part] * 1000)
     assert process_time() - began < 5.0  # seconds; it was a minute when each summed up all before
     caller.close()
     nothing_is_left(bench)
@@ -445,12 +473,15 @@ async def test_a_session_that_calls_itself_and_others_leaves_nothing_however_it_
         both.send(request(REQUEST_RESPONSE, 201 + 2 * i, route, metadata=b"\xfe", follows=True))
     other.send(request(REQUEST_CHANNEL, 1, "echo.say", n=1), request(REQUEST_STREAM, 3, n=1))
     await turns()
+    local = both.link.local
+    assert local is not None
+    assert local.open_streams > 0
     leave(both)
     await turns()
     assert not both.link.open
     assert [peek(frame)[:2] for frame in other.received()][-2:] == [(1, 0x0B), (3, 0x0B)]
     assert bench.hub.watchers == set()
-    assert both.link.local.open_streams == 0
+    assert local.open_streams == 0
     nothing_is_left(bench)
 
 
@@ -474,3 +505,24 @@ async def test_an_answer_is_not_disturbed_by_any_of_this() -> None:
     provider.send(encode_payload(peek(frame)[0], None, b"answer", complete=True))
     (answer,) = victim.received()
     assert decode_payload(answer).data == b"answer"
+
+
+@pytest.mark.parametrize("route", ["mesh.broker.info", "echo.say", "nobody.say"])
+async def test_a_session_that_ended_is_gone_without_a_collection(route: str) -> None:
+    """So that full collections, which stop everybody, can be rare."""
+    bench = Bench()
+    provider, caller = bench.provider(), bench.caller()
+    caller.send(request(REQUEST_RESPONSE, 1, route))
+    await turns()
+    gc.collect()  # of what other tests have left
+    gc.disable()
+    try:
+        ended = caller.link.id
+        caller.close()
+        await turns()
+        del caller
+        there = {link.id for link in gc.get_objects() if type(link) is Link}
+        assert provider.link.id in there
+        assert ended not in there
+    finally:
+        gc.enable()

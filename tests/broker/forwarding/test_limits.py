@@ -25,6 +25,7 @@ from rsocket_mesh.protocol.frames import (
     Setup,
     decode_error,
     decode_payload,
+    encode_cancel,
     encode_keepalive,
     encode_lease,
     encode_metadata_push,
@@ -275,6 +276,38 @@ async def test_a_push_larger_than_an_announcement_with_its_metadata_is_dropped()
         peer.send(encode_metadata_push(route + padding))
         assert bool(provider.received()) is arrives
     assert bench.counters.limits["metadata_bytes"] == 1
+
+
+async def test_a_flood_of_frames_for_streams_that_are_not_there_is_read_at_its_rate() -> None:
+    """And not closed: a provider cannot help what others cancelled."""
+    bench = bench_with(stray_frames_per_second=100)
+    peer = bench.provider()
+    peer.send(*[encode_cancel(1)] * 500)
+    assert peer.transport.rests == []
+    peer.send(*[encode_cancel(1)] * 50)
+    assert peer.transport.rests[-1] == pytest.approx(0.5)
+    peer.send(*[encode_cancel(1)] * 5000)
+    assert peer.transport.rests[-1] == 1.0
+    assert peer.link.open
+    assert bench.counters.limits["stray_frames_per_second"] == 1
+    assert bench.counters.ignored["CANCEL"] == 5550
+    for _ in range(20):
+        peer.transport.rests.clear()
+        peer.send(*[encode_cancel(1)] * 100)
+    assert peer.link.open
+
+
+async def test_a_caller_that_goes_on_with_such_frames_is_closed() -> None:
+    bench = bench_with(stray_frames_per_second=100)
+    peer = bench.caller()
+    peer.send(*[encode_cancel(1)] * 600)
+    assert peer.link.open
+    bench.pass_time(10)
+    peer.send(*[encode_cancel(1)] * 600)
+    assert peer.link.open
+    peer.send(*[encode_cancel(1)] * 10)
+    assert told(peer)[1] == "more than 100 frames per second for streams that are not there"
+    assert bench.counters.closes["stray-flood"] == 1
 
 
 # -- announcements --------------------------------------------------------------------------------

@@ -67,3 +67,20 @@ def test_an_entry_may_arm_others_while_it_expires() -> None:
     assert wheel.expire(1.5) == 1
     assert wheel.expire(2.6) == 1
     assert last.expired_at == 2.6
+
+
+@given(st.lists(st.floats(0, 1), max_size=30), st.integers(1, 5))
+def test_no_more_expire_at_once_than_asked_for_and_none_is_forgotten(
+    deadlines: list[float], most: int
+) -> None:
+    wheel = Wheel(lambda when: None)
+    probes = [Probe() for _ in deadlines]
+    for when, probe in zip(deadlines, probes, strict=True):
+        wheel.bucket(when).add(probe)
+    expired = 0
+    while (next_deadline := wheel.next_deadline()) is not None:
+        count = wheel.expire(next_deadline, most)
+        assert count <= most
+        expired += count
+    assert expired == len(probes)
+    assert all(probe.expired_at is not None for probe in probes)

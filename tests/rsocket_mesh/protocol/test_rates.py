@@ -45,6 +45,14 @@ def test_what_costs_more_than_the_burst_takes_all_of_it():
     assert bucket.take(0.4, 1000) == pytest.approx(0.1)
 
 
+def test_what_has_happened_is_owed_until_its_time_has_come():
+    bucket = Bucket(Rate(10, 5))
+    assert [bucket.owe(0.0) for _ in range(5)] == [0.0] * 5
+    assert bucket.owe(0.0, 10) == pytest.approx(1.0)
+    assert bucket.take(0.9) > 0
+    assert bucket.take(1.1) == 0.0
+
+
 @given(
     st.floats(0.1, 1000),
     st.floats(1, 100),

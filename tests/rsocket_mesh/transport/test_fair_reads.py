@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter, sleep
 
 import pytest
@@ -12,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsocket_mesh.transport import dial, listen
-from rsocket_mesh.transport.fair_reads import READ_SIZE, STEPS, TURN, FairReads, next_step
+from rsocket_mesh.transport.fair_reads import (
+    ENDINGS_PER_TURN,
+    READ_SIZE,
+    STEPS,
+    TURN,
+    FairReads,
+    next_step,
+)
 from tests.support.transport_ends import Recorder, send
 from tests.support.waiting import until
 
@@ -93,6 +101,19 @@ async def test_one_turn_of_the_loop_lets_one_of_those_who_wait_go_on() -> None:
     for expected in (["a"], ["a", "b"], ["a", "b", "c"]):
         await asyncio.sleep(0)
         assert log == expected
+
+
+async def test_when_many_end_at_once_each_turn_ends_some_of_them_in_order() -> None:
+    reads = FairReads(asyncio.get_running_loop())
+    ended: list[int] = []
+    for number in range(3 * ENDINGS_PER_TURN):
+        reads.end(partial(ended.append, number))
+    for turn in range(1, 4):
+        assert ended == list(range(turn * ENDINGS_PER_TURN))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reads.end(partial(ended.append, -1))
+    assert ended[-1] == -1
 
 
 @given(st.integers(0, STEPS - 1), st.floats(0, 1))
