@@ -430,6 +430,7 @@ class Link:
         if not self.hub.remove(self, reason, text):
             return
         self.open = self.accepting = self.congested = False
+        self.slow_reader = None
         self.routes = None
         lost = PeerLost(f"the session of {self.app}/{self.instance} ended ({reason})")
         for held in list(self.held.values()):

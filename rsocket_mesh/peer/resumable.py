@@ -11,7 +11,7 @@ the server is given the one on which RESUME came.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, cast
 
 from rsocket_mesh.errors import ConnectionClosed, ErrorCode, LocalProtocolError
 from rsocket_mesh.protocol.frames import Resume, encode_error
@@ -295,4 +295,6 @@ class ResumableTransport(Transport):
             self._socket = None
             self.outbound.clear()
             self.books.close()
-            self._receiver.disconnected(error)
+            # Let go of it, so that neither waits for a garbage collection.
+            receiver, self._receiver = self._receiver, cast(SessionReceiver, NOBODY)
+            receiver.disconnected(error)

@@ -139,7 +139,8 @@ class RawPeer:
         return self
 
     def close(self) -> None:
-        self.transport.receiver.disconnected(None)
+        receiver, self.transport.receiver = self.transport.receiver, NOBODY
+        receiver.disconnected(None)
 
 
 class Bench:

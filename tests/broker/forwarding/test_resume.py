@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from broker.config import Config, Limits
@@ -304,6 +306,28 @@ async def test_a_bug_of_ours_ends_the_session_since_its_frames_count_as_received
 
 def fails(link: Link, frame: bytes) -> None:
     raise LookupError("a bug")
+
+
+@pytest.mark.parametrize("detached", [True, False])
+async def test_a_session_that_ended_is_gone_without_a_collection(detached: bool) -> None:
+    at = bench()
+    peer = resumable(at)
+    ended = peer.link.id
+    gc.collect()  # of what other tests have left
+    gc.disable()
+    try:
+        if detached:
+            peer.close()
+            at.pass_time(61)
+            at.pass_time(11)  # what watches slow readers has looked once more
+        else:
+            peer.link.fail(ErrorCode.CONNECTION_ERROR, "enough", "protocol-error")
+            peer.close()
+        await settled()
+        del peer
+        assert ended not in {link.id for link in gc.get_objects() if type(link) is Link}
+    finally:
+        gc.enable()
 
 
 async def test_a_peer_that_said_goodbye_is_not_waited_for() -> None:
