@@ -173,11 +173,12 @@ class Broker:
             hub.streams_open(),
             memory_budget=self.guard.budget if self.guard is not None else 0,
             memory_step=self.guard.step if self.guard is not None else 0,
+            resume_overflows=hub.sessions.pool.overflowed,
         )
 
 
 def _connection_view(link: Link, now: float) -> ConnectionView:
-    transport = link.transport
+    transport, session = link.transport, link.session
     services = link.announcement.services if link.announcement is not None else ()
     return ConnectionView(
         link.id,
@@ -191,6 +192,8 @@ def _connection_view(link: Link, now: float) -> ConnectionView:
         transport.bytes_out,
         transport.outbound_size(),
         tuple(service.name for service in services),
+        session is not None and session.is_detached,
+        session.books.stored if session is not None else 0,
     )
 
 

@@ -3,7 +3,8 @@
 `broker.config.Limits` adds what a connection may make the broker hold; to operators both are the
 one table `[limits]`. Each key is also the name under which the broker counts that the limit was
 hit (`rsocket_broker_limits_hit_total`). Who enforces them is `broker.forwarding.admission` for the
-number of connections and `broker.forwarding.limiter` for the rest.
+number of connections, `broker.forwarding.resumption` for sessions that outlive theirs, and
+`broker.forwarding.limiter` for the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from broker.knobs import KIB, MIB, count, seconds, size
+from broker.knobs import GIB, KIB, MIB, count, seconds, size
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.metadata import MAX_TAG_LENGTH
 
@@ -20,7 +21,8 @@ __all__ = ["ConnectionLimits"]
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """How many connections there may be, and what each of them may say how often."""
+    """How many connections there may be, what each of them may say how often, and how long and at
+    what cost a session may outlive its own."""
 
     connections: Annotated[
         int,
@@ -210,3 +212,34 @@ class ConnectionLimits(Struct, frozen=True):
             10_000,
         ),
     ] = 32
+    resume_timeout: Annotated[
+        float,
+        seconds(
+            "How long a session whose client asked for resume waits for it after its socket was"
+            " lost: calls in flight wait with it, new ones go elsewhere. 0 switches resume off; a"
+            " minute outlasts a change of network and most restarts of what is in between.",
+            0,
+            86400,
+        ),
+    ] = 60.0
+    resume_bytes: Annotated[
+        int,
+        size(
+            "What one such session may keep to be sent again, overhead included. A full store"
+            " forgets the oldest, and a client that lacks it is refused; a session that fills it"
+            " while it waits ends. Twice outbound_bytes: streams are granted nothing more when half"
+            " of it is full, and what they were granted before fits into the other half. Never more"
+            " than outbound_bytes and large_payload_bytes together: it has to leave at once.",
+            64 * KIB,
+            GIB,
+        ),
+    ] = 8 * MIB
+    resume_total_bytes: Annotated[
+        int,
+        size(
+            "What all such sessions may keep together; beyond it the one that keeps most forgets"
+            " it all.",
+            64 * KIB,
+            64 * GIB,
+        ),
+    ] = 256 * MIB

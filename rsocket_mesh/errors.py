@@ -31,6 +31,7 @@ __all__ = [
     "RateLimited",
     "Rejected",
     "RemoteProtocolError",
+    "ResumeRefused",
     "SetupRefused",
     "SlowConsumer",
     "StreamError",
@@ -113,6 +114,18 @@ class SetupRefused(RSocketError):
         super().__init__(text)
         self.code = code
         self.token = _split_text(text)[0]
+
+
+class ResumeRefused(RSocketError):
+    """A session cannot go on over a new socket: what one side lacks, the other keeps no more.
+
+    Attributes:
+        reason: a short stable word for operators, such as `unknown-token` or `position-gone`.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class StreamError(RSocketError):

@@ -176,6 +176,8 @@ class AdminServer:
             "accepted": counters.accepted,
             "refused": counters.refused,
             "closes": counters.closes,
+            "resumed": counters.resumed,
+            "resume_refused": counters.resume_refused,
             "dropped": counters.dropped,
             "ignored": counters.ignored,
         }

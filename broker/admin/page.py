@@ -115,7 +115,7 @@ def _connections(connections: Sequence[ConnectionView]) -> str:
             one.app,
             one.instance,
             one.tenant,
-            one.transport,
+            f"{one.transport} (detached)" if one.detached else one.transport,
             ", ".join(one.services),
             duration(one.connected_for),
             str(one.streams_open),

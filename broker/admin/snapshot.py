@@ -21,6 +21,8 @@ class ConnectionView(NamedTuple):
     bytes_out: int
     outbound: int
     services: tuple[str, ...]
+    detached: bool = False  # a resumable session that waits for its peer, without a socket
+    resume_stored: int = 0  # bytes kept to be sent again
 
 
 class ServiceView(NamedTuple):
@@ -44,6 +46,7 @@ class Snapshot(NamedTuple):
     streams_open: int
     memory_budget: int = 0  # bytes of the process
     memory_step: int = 0  # how near it is: 0 calm, 1 smaller windows, 2 refusing, 3 closing
+    resume_overflows: int = 0  # how often what is kept to be sent again was too much
 
 
 class BrokerView(Protocol):

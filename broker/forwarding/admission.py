@@ -45,7 +45,7 @@ class Admission:
 
     def came(self, link: Link) -> None:
         """Give *link*, whose transport is there, its place, or end it."""
-        address = link.transport.peer_address
+        address = link.place = link.transport.peer_address
         if address is not None:
             here = self._by_address[address] = self._by_address.get(address, 0) + 1
             most = self._limits.connections_per_address
@@ -68,10 +68,17 @@ class Admission:
         """The SETUP of *link* has come."""
         self._silent.pop(link, None)
 
+    def moved(self, session: Link, link: Link) -> None:
+        """*session* goes on over the connection of *link*, and has its place. While it waited it
+        kept its own: who leaves sessions behind must not have room for ever more of them."""
+        self.left(session)
+        self._silent.pop(link, None)
+        session.place, link.place = link.place, None
+
     def left(self, link: Link) -> None:
         """*link* has ended: its place is free. Call it once."""
         self._silent.pop(link, None)
-        address = link.transport.peer_address
+        address = link.place
         if address is None:
             return
         here = self._by_address[address] - 1

@@ -49,7 +49,14 @@ def before_setup(link: Link, data: bytes) -> int:
     if stop > len(data) or stop < PREFIX_SIZE + HEADER.size:
         return 0
     hub.counters.frames_in += 1
+    if word >> 10 == RESUME and stop < len(data):  # (C-116, C-121)
+        link.violated(f"{len(data) - stop} bytes behind RESUME, before it was answered")
+        return len(data)
     link.handle(link.connection.receive_frame(data[PREFIX_SIZE:stop], hub.now))
     if not link.open:
         return len(data)
-    return stop + relay(link, data[stop:]) if stop < len(data) else stop
+    if stop == len(data):
+        return stop
+    if link.session is not None:  # what comes in one batch with its SETUP counts, too
+        return stop + link.session.batch_received(data[stop:])
+    return stop + relay(link, data[stop:])

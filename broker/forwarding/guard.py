@@ -104,9 +104,13 @@ class MemoryGuard:
         )
 
     def _let_go(self) -> None:
-        """Free what can be freed at once: requests that wait, and the fullest queue."""
+        """Free what can be freed at once: requests that wait, what the largest resumable session
+        keeps to be sent again (nobody misses it unless a connection breaks), the fullest queue."""
         for arriving in list(self._hub.held):
             arriving.give_up(self._refusal())
+        pool = self._hub.sessions.pool
+        if pool.used >= WORTH_CLOSING:
+            pool.relieve()
         fullest = max(self._hub.links.values(), key=_waiting, default=None)
         if fullest is not None and (waiting := _waiting(fullest)) >= WORTH_CLOSING:
             fullest.cut_off(

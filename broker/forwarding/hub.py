@@ -19,6 +19,7 @@ from broker.forwarding.budget import Queue
 from broker.forwarding.leasing import Desk
 from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
+from broker.forwarding.resumption import Sessions
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape, Wanted, read, splice_push
 from broker.forwarding.wheel import TICK, Entry, Wheel
@@ -34,8 +35,8 @@ from rsocket_mesh.errors import (
 )
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
-from rsocket_mesh.protocol.connection import DRAINING, Connection, Role
-from rsocket_mesh.protocol.frames import Setup, encode_metadata_push
+from rsocket_mesh.protocol.connection import DRAINING, Connection
+from rsocket_mesh.protocol.frames import Resume, Setup, encode_metadata_push
 from rsocket_mesh.protocol.metadata import (
     ANNOUNCE,
     COMPOSITE,
@@ -44,6 +45,7 @@ from rsocket_mesh.protocol.metadata import (
     encode_entry,
     find_entry,
 )
+from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.protocol.rates import Rate
 from rsocket_mesh.transport.base import Receiver, Transport
 from rsocket_mesh.transport.framed import HIGH_WATER
@@ -74,6 +76,7 @@ class Hub:
         limiter: what each of them may say how often.
         now: the loop's clock at the batch that is being processed, in seconds.
         default_bucket: the wheel's set for calls that start now and name no deadline.
+        sessions: those that may outlive their sockets.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
         most_waiting: bytes that may wait for one peer, with large payloads.
         refusal: why new work is refused just now; None if it is not.
@@ -95,6 +98,7 @@ class Hub:
         self.counters = counters
         self.table: RoutingTable[Link] = RoutingTable()
         self.links: dict[int, Link] = {}
+        self.sessions = Sessions(config.limits, counters)
         self.watchers: set[Watcher] = set()
         self.held: dict[Arriving, None] = {}
         self.held_bytes = 0
@@ -193,6 +197,7 @@ class Hub:
             min_lifetime=limits.lifetime_min,
             max_lifetime=limits.lifetime_max,
             lease=True,
+            resume=self.sessions.enabled,
         )
 
     def builtin(self, link: Link) -> RequestHandler:
@@ -216,6 +221,8 @@ class Hub:
             return
         try:
             announcement = self._decoded(announced) if announced is not None else None
+            if setup.resume_token is not None:
+                self.sessions.check(setup.resume_token, link, DEFAULT_TENANT, announcement)
         except Invalid as exc:
             self._refuse(link, ErrorCode.REJECTED_SETUP, exc)
             return
@@ -225,6 +232,8 @@ class Hub:
         if announcement is not None:
             instance = announcement.instance or instance
             self._replace_session(link, announcement, instance)
+        if setup.resume_token is not None:
+            self.sessions.begin(link, setup.resume_token)
         link.accept(announcement, DEFAULT_TENANT, instance, setup.lease)
         plain = setup.metadata_mime == COMPOSITE and not setup.lease
         link.use_routes(self._routes_of(link.tenant), plain)
@@ -238,6 +247,13 @@ class Hub:
         else:
             link.takes = link.sends
             _log.debug("%s connected, a caller that announces nothing", link.name)
+
+    def resume(self, link: Link, asked: Resume) -> None:
+        """RESUME came as the first frame of *link*: another session goes on over its socket."""
+        if self.sessions.resume(link, DEFAULT_TENANT, asked):
+            del self.links[link.id]  # its connection is another session's now
+            if link.bucket is not None:
+                link.bucket.discard(link)
 
     def _announced(self, setup: Setup) -> bytes | None:
         if setup.metadata is None or setup.metadata_mime != COMPOSITE:
@@ -312,6 +328,7 @@ class Hub:
         if link.bucket is not None:
             link.bucket.discard(link)
         self.admission.left(link)
+        self.sessions.forget(link, reason)
         self.counters.closes[reason] += 1
         self.counters.bytes_in += link.transport.bytes_in
         self.counters.bytes_out += link.transport.bytes_out
@@ -406,6 +423,9 @@ class Hub:
             link.routes = None  # the general way is the one that refuses
         for arriving in list(self.held):
             arriving.drain()
+        for link in list(self.links.values()):
+            if link.session is not None and link.session.is_detached:
+                link.end("drained", "nobody can resume it where nothing is accepted any more")
         self._notify({"type": "draining", "timeout_s": timeout})
 
     def _notify(self, notice: dict[str, object]) -> None:

@@ -125,6 +125,9 @@ class Limiter:
         limit, reason, advice = CONTROL, "keepalive-flood", "KEEPALIVE at the interval of the SETUP"
         if kind == LEASE and link.budget is not None and link.budget.leased is not None:
             limit, reason, advice = LEASES, "lease-flood", "larger leases, less often"
+        session = link.session
+        if session is not None and kind == KEEPALIVE and session.books.earns_keepalive():
+            return True
         if self._wait(limit, link, 1.0, self._rates):
             rate = self._rates[limit]
             text = (

@@ -23,9 +23,8 @@ from broker.forwarding.routes import Route, Routes
 from broker.forwarding.splice import Shape
 from broker.forwarding.strays import take_stray
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
-from rsocket_mesh.peer import Responder
+from rsocket_mesh.peer import Responder, ResumableTransport
 from rsocket_mesh.protocol.announce import Announcement
-from rsocket_mesh.protocol.connection import Phase
 from rsocket_mesh.protocol.events import (
     ConnectionEnded,
     Event,
@@ -33,7 +32,9 @@ from rsocket_mesh.protocol.events import (
     LeaseArrived,
     MetadataPushed,
     PeerClosing,
+    ResumeArrived,
     SetupArrived,
+    TransportSilent,
 )
 from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
@@ -42,6 +43,7 @@ from rsocket_mesh.protocol.frames import (
 )
 from rsocket_mesh.protocol.framing import prefix
 from rsocket_mesh.protocol.lease import Leased
+from rsocket_mesh.protocol.phases import Phase
 from rsocket_mesh.protocol.rates import Bucket
 from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Transport
 
@@ -69,9 +71,11 @@ class Link:
         local: serves what it asks of the broker itself; None before the first such call.
         leasing: what it is granted as a client; None if it asked for no leases.
         sends, takes: how it writes its requests, and how it wants those of others.
+        session: what it runs on if it may outlive its sockets; else None.
         slow_reader: watches it while it is congested.
         started: the rate of its requests; None before the first.
         starved: calls with items for it that are to be granted more when it has read.
+        place: the address that its connection counts for, kept while there is none.
         routes: the tenant's route cache, for plain requests; None if it sends none just now.
         out: the transport's outbound; appending to it needs a flush.
         unfinished: bytes it has sent of messages that are under way in fragments.
@@ -102,11 +106,13 @@ class Link:
         "next_id",
         "open",
         "out",
+        "place",
         "principal",
         "requests_left",
         "resets",
         "routes",
         "sends",
+        "session",
         "slow_reader",
         "started",
         "starved",
@@ -141,6 +147,8 @@ class Link:
         self.tenant = self.principal = ""
         self.app = self.instance = "-"
         self.announcement: Announcement | None = None
+        self.place: str | None = None
+        self.session: ResumableTransport | None = None
         self.bucket: set[Entry] | None = None  # where the wheel holds this link
         self.buckets: dict[str, Bucket] = {}  # what it has used of each rate, by limit
         self.local: Responder | None = None
@@ -204,6 +212,14 @@ class Link:
         else:
             self.slow_reader = SlowReader(self)
 
+    def transport_lost(self, error: Exception | None) -> bool:
+        """The socket of a resumable session is gone: return whether it waits for another."""
+        return self.hub.sessions.detach(self, error)
+
+    def transport_resumed(self) -> None:
+        """The session goes on over another socket."""
+        self.hub.sessions.attach(self)
+
     def disconnected(self, error: Exception | None) -> None:
         """The socket is gone, and the session with it."""
         reason = getattr(error, "reason", None) or ("peer-closed" if error is None else "peer-lost")
@@ -246,6 +262,12 @@ class Link:
         for event in events:
             if isinstance(event, SetupArrived):
                 self.hub.admit(self, event.setup)
+            elif isinstance(event, ResumeArrived):
+                self.hub.resume(self, event.resume)
+                return
+            elif isinstance(event, TransportSilent):
+                assert self.session is not None
+                self.session.lose(event.error)
             elif isinstance(event, MetadataPushed):
                 self.hub.pushed(self, event.metadata)
             elif isinstance(event, LeaseArrived):
@@ -408,6 +430,7 @@ class Link:
         if not self.hub.remove(self, reason, text):
             return
         self.open = self.accepting = self.congested = False
+        self.slow_reader = None
         self.routes = None
         lost = PeerLost(f"the session of {self.app}/{self.instance} ended ({reason})")
         for held in list(self.held.values()):

@@ -66,11 +66,15 @@ class Counters:
         "leases_received",
         "limits",
         "refused",
+        "resume_refused",
+        "resumed",
     )
 
     def __init__(self) -> None:
         self.accepted = 0  # sessions whose SETUP was accepted
         self.refused: Counter[str] = Counter()  # SETUPs by token or code name
+        self.resumed = 0  # sessions that went on over another socket; a count of the sockets
+        self.resume_refused: Counter[str] = Counter()  # RESUMEs by reason
         self.closes: Counter[str] = Counter()  # connections by reason
         self.dropped: Counter[str] = Counter()  # fire-and-forget and pushes, by reason
         self.ignored: Counter[str] = Counter()  # frames out of place, by what they were

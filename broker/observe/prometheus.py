@@ -71,7 +71,9 @@ class BrokerCollector(Collector):
     def _connections(self, snapshot: Snapshot) -> Iterator[Metric]:
         counters = self._view.counters
         schemes = Counter(
-            connection.transport.partition(" ")[0] for connection in snapshot.connections
+            connection.transport.partition(" ")[0]
+            for connection in snapshot.connections
+            if not connection.detached
         )
         yield _gauge("connections", "Connections open now.", schemes, "transport")
         yield _counter(
@@ -81,6 +83,7 @@ class BrokerCollector(Collector):
             "connections_refused", "SETUPs refused, by error token.", counters.refused, "reason"
         )
         yield _counter("connections_closed", "Connections ended.", counters.closes, "reason")
+        yield from self._resume(snapshot)
         yield _gauge("streams", "Streams open now.", snapshot.streams_open)
         yield _gauge("memory_budget_bytes", "What the process may use.", snapshot.memory_budget)
         yield _gauge(
@@ -90,6 +93,27 @@ class BrokerCollector(Collector):
         )
         waiting = sum(connection.outbound for connection in snapshot.connections)
         yield _gauge("outbound_bytes", "Bytes waiting for peers that read slowly.", waiting)
+
+    def _resume(self, snapshot: Snapshot) -> Iterator[Metric]:
+        counters = self._view.counters
+        detached = sum(connection.detached for connection in snapshot.connections)
+        stored = sum(connection.resume_stored for connection in snapshot.connections)
+        yield _gauge("sessions_detached", "Sessions that wait for their peer now.", detached)
+        yield _gauge("resume_stored_bytes", "Bytes kept to be sent again.", stored)
+        yield _counter(
+            "sessions_resumed", "Sessions gone on over a new connection.", counters.resumed
+        )
+        yield _counter(
+            "resume_refused",
+            "RESUMEs refused; the session ends, or had ended.",
+            counters.resume_refused,
+            "reason",
+        )
+        yield _counter(
+            "resume_overflows",
+            "How often more had to be kept than may be; such a session cannot resume.",
+            snapshot.resume_overflows,
+        )
 
     def _traffic(self, snapshot: Snapshot) -> Iterator[Metric]:
         counters = self._view.counters

@@ -9,6 +9,7 @@ from rsocket_mesh.peer.opening import open_peer
 from rsocket_mesh.peer.peer import Peer
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.peer.responder import Responder
+from rsocket_mesh.peer.resumable import ResumableTransport
 
 __all__ = [
     "DEFAULT_PREFETCH",
@@ -18,5 +19,6 @@ __all__ = [
     "RequestHandler",
     "Requester",
     "Responder",
+    "ResumableTransport",
     "open_peer",
 ]

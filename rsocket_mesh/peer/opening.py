@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 from collections.abc import Callable
 
 from rsocket_mesh.errors import ConnectionClosed, Unreachable
 from rsocket_mesh.peer.handler import RequestHandler
 from rsocket_mesh.peer.peer import Peer
+from rsocket_mesh.peer.redial import ATTEMPT_TIMEOUT
 from rsocket_mesh.protocol.frames import Setup
+from rsocket_mesh.protocol.resume import MIN_TOKEN
 from rsocket_mesh.transport import dial
+from rsocket_mesh.transport.base import Receiver
 
 
 async def open_peer(
@@ -22,6 +26,7 @@ async def open_peer(
     confirm: bool = True,
     tls: ssl.SSLContext | None = None,
     free: Callable[[float], int] | None = None,
+    resume: bool = False,
 ) -> Peer:
     """Connect to *url* and introduce ourselves.
 
@@ -33,6 +38,8 @@ async def open_peer(
             that after its verdict, so connected then means accepted and registered.
         tls: for tls:// and wss://; None means the system's certificates.
         free: with leases, how many requests *handler* could take at a time; see `Peer`.
+        resume: the session survives a broken transport: it dials *url* again and goes on where it
+            was, for at most 60 s; then, or if the other side has forgotten it, the peer ends.
     Raises:
         SetupRefused: the other side does not want us; the same SETUP again will not help.
         Unreachable: nobody answered, or not within *timeout*.
@@ -40,8 +47,18 @@ async def open_peer(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    peer = Peer(handler, setup=setup, free=free)
-    await dial(url, peer, timeout=timeout, tls=tls)
+    receiver: Receiver
+    if resume:
+        # Text, since some servers read tokens as such.
+        token = secrets.token_hex(MIN_TOKEN).encode()
+        setup = setup._replace(resume_token=token)
+        receiver = peer = Peer(handler, setup=setup, free=free)
+        receiver = peer.outlive(
+            token, lambda socket: dial(url, socket, timeout=ATTEMPT_TIMEOUT, tls=tls)
+        )
+    else:
+        receiver = peer = Peer(handler, setup=setup, free=free)
+    await dial(url, receiver, timeout=timeout, tls=tls)
     if not confirm:
         return peer
     accepted = False

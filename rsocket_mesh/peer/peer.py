@@ -21,15 +21,16 @@ from rsocket_mesh.errors import (
 )
 from rsocket_mesh.peer.handler import NoHandler, RequestHandler
 from rsocket_mesh.peer.leasing import LeasedRequester, LeasedResponder
+from rsocket_mesh.peer.redial import RESUME_TIME, Dial, Redial
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.peer.responder import Responder
+from rsocket_mesh.peer.resumable import ResumableTransport
 from rsocket_mesh.protocol.connection import (
     AWAIT_SETUP,
     DRAINING,
     OPEN,
     SETUP_TIMEOUT,
     Connection,
-    Role,
 )
 from rsocket_mesh.protocol.events import (
     ConnectionEnded,
@@ -40,11 +41,14 @@ from rsocket_mesh.protocol.events import (
     MetadataPushed,
     PeerClosing,
     SetupArrived,
+    TransportSilent,
 )
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE, ReassemblyBudget
 from rsocket_mesh.protocol.frames import FLAG_IGNORE, HEADER, MAX_STREAM_ID, Lease, Setup
 from rsocket_mesh.protocol.framing import PREFIX_SIZE
 from rsocket_mesh.protocol.lease import Leased
+from rsocket_mesh.protocol.phases import Role
+from rsocket_mesh.protocol.resume import ResumeBooks, StorePool
 from rsocket_mesh.transport.base import PROTOCOL_ERROR, Transport
 
 _log = logging.getLogger(__name__)
@@ -59,6 +63,8 @@ class Peer:
             `ConnectionClosed` with its reason, or `SetupRefused`.
         confirmed: done when the other side has answered our first KEEPALIVE, which a broker does
             only behind its verdict; the error of the connection if that ends first.
+        attached: called with False when a session that survives its sockets has lost one, and with
+            True when it goes on.
         setup: what the client sent; None on a server before it arrived.
         ignored: frames without effect by what they were; counts.
     """
@@ -94,11 +100,13 @@ class Peer:
             self._role, now=self._loop.time(), setup_timeout=setup_timeout, lease=True
         )
         self._transport: Transport | None = None
+        self._redial: Redial | None = None  # of a session that outlives its sockets
         self._timer: asyncio.TimerHandle | None = None
         self._open = False  # whether streams may be used: the connection is OPEN or DRAINING
         self._ended = False
         self._closing = False  # drain() or the peer's CONNECTION_CLOSE: end when idle
         budget = budget or ReassemblyBudget()
+        self.attached: Callable[[bool], None] | None = None
         self.setup = setup
         self.ignored: dict[str, int] = {}
         self.requester: Requester
@@ -131,6 +139,24 @@ class Peer:
     def streams_open(self) -> int:
         """Streams of both sides that have not ended."""
         return self.requester.open_streams + self._responder.open_streams
+
+    def outlive(self, token: bytes, dial: Dial) -> ResumableTransport:
+        """Client, before `dial`: make the session one that survives its sockets.
+
+        Args:
+            token: the resume token of the SETUP.
+            dial: opens another socket to the same server.
+        Returns:
+            What to dial with in the place of this object.
+        """
+        transport = ResumableTransport(self, ResumeBooks(StorePool()))
+        self._redial = Redial(transport, token, dial)
+        return transport
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether the session has lost its socket and looks for another one."""
+        return self._redial is not None and self._redial.transport.is_detached
 
     # -- the transport's side ---------------------------------------------------------------------
 
@@ -196,6 +222,28 @@ class Peer:
         if not self._gone.done():
             self._gone.set_result(None)
 
+    def transport_lost(self, error: Exception | None) -> bool:
+        """Wait for another socket, unless there is nothing to go on with: the server has not
+        accepted us yet, or one of the two sides is closing."""
+        unconfirmed = not self.confirmed.done()
+        if self._redial is None or unconfirmed or self._connection.phase is DRAINING:
+            return False
+        _log.info("lost the transport: %s; resuming", error or "the peer closed it")
+        self._connection.suspend(self._loop.time() + RESUME_TIME)
+        self._flush()
+        self._redial.start()
+        if self.attached is not None:
+            self.attached(False)
+        return True
+
+    def transport_resumed(self) -> None:
+        self._connection.resume(self._loop.time())
+        if self.setup is not None:
+            self._begin_leases(self.setup)  # anew (C-123)
+        self._flush()
+        if self.attached is not None:
+            self.attached(True)
+
     def writable(self, ready: bool) -> None:
         self.requester.set_writable(ready)
         self._responder.set_writable(ready)
@@ -260,9 +308,6 @@ class Peer:
                 case KeepaliveAnswered():
                     if not self.confirmed.done():
                         self.confirmed.set_result(None)
-                case LeaseArrived():
-                    if isinstance(self.requester, LeasedRequester):
-                        self.requester.lease_arrived(event.lease)
                 case MetadataPushed():
                     self._pushed(event.metadata)
                 case PeerClosing():
@@ -270,10 +315,19 @@ class Peer:
                     self._begin_drain(ConnectionClosed(text, "peer-closing"))
                 case Ignored():
                     self.ignored[event.what] = self.ignored.get(event.what, 0) + 1
+                case _:
+                    self._asked_for(event)
         if not self._ended:
             phase = self._connection.phase
             self._open = phase is OPEN or phase is DRAINING
             self._flush()
+
+    def _asked_for(self, event: Event) -> None:
+        """What only happens on connections whose SETUP asked for leases, or for resume."""
+        if isinstance(event, LeaseArrived) and isinstance(self.requester, LeasedRequester):
+            self.requester.lease_arrived(event.lease)
+        elif isinstance(event, TransportSilent) and self._redial is not None:
+            self._redial.transport.lose(event.error)
 
     def _judge(self, setup: Setup) -> None:
         self.setup = setup
@@ -329,6 +383,8 @@ class Peer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._redial is not None:
+            self._redial.stop()
         if self._transport is not None:
             self._transport.close()
         if not self.confirmed.done():

@@ -23,7 +23,6 @@ from rsocket_mesh.peer.calls import NO_DEADLINE, Call, Subscription
 from rsocket_mesh.peer.deadlines import TICKS_PER_SECOND, Deadlines
 from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
 from rsocket_mesh.peer.outbox import Outbox
-from rsocket_mesh.protocol.connection import Role
 from rsocket_mesh.protocol.fragments import (
     DEFAULT_FRAGMENT_SIZE,
     ReassemblyBudget,
@@ -38,6 +37,7 @@ from rsocket_mesh.protocol.frames import (
     encode_metadata_push,
 )
 from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.protocol.stream_ids import StreamIds
 from rsocket_mesh.protocol.stream_rules import ENDED
 

@@ -19,7 +19,6 @@ Source: RSocket Protocol 1.0, "Connection Establishment", "Keepalive Frame", "Er
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Final
 
 from rsocket_mesh.errors import (
@@ -39,9 +38,12 @@ from rsocket_mesh.protocol.events import (
     LeaseArrived,
     MetadataPushed,
     PeerClosing,
+    ResumeArrived,
     SetupArrived,
+    TransportSilent,
 )
 from rsocket_mesh.protocol.frames import FLAG_IGNORE, TYPE_NAMES, VERSION, FrameType, Lease, Setup
+from rsocket_mesh.protocol.phases import Phase, Role
 
 SETUP_TIMEOUT: Final = 10.0  # s from the transport to an accepted SETUP; idle sockets cost memory
 MIN_LIFETIME: Final = 1.0  # s; less would call a peer dead for one pause of its garbage collector
@@ -50,26 +52,6 @@ DRAIN_TIMEOUT: Final = 30.0  # s from the peer's CONNECTION_CLOSE until we stop 
 MAX_KEEPALIVE_DATA: Final = 65_536  # bytes that we echo; libraries send none (C-54)
 MAX_HELD_FRAMES: Final = 64  # frames of stream 0 kept while a SETUP is being judged
 MAX_HELD_BYTES: Final = 262_144  # bytes of these
-
-
-class Role(IntEnum):
-    """Which side opened the transport; the value is the first of its stream ids."""
-
-    CLIENT = 1
-    SERVER = 2
-
-
-class Phase(IntEnum):
-    """How far a connection has come."""
-
-    IDLE = 0  # client: SETUP not sent
-    SETTING_UP = 1  # client: SETUP sent, and nothing seen that proves its acceptance
-    AWAIT_SETUP = 2  # server
-    JUDGING = 3  # server: SETUP read, verdict not given
-    OPEN = 4
-    DRAINING = 5  # the peer announced its end: open streams finish, nothing new begins
-    CLOSED = 6
-
 
 IDLE, SETTING_UP, AWAIT_SETUP, JUDGING, OPEN, DRAINING, CLOSED = Phase  # 8 ns, `Phase.OPEN` 56
 
@@ -94,6 +76,7 @@ class Connection:
         min_lifetime: float = MIN_LIFETIME,
         max_lifetime: float = MAX_LIFETIME,
         lease: bool = False,
+        resume: bool = False,
     ) -> None:
         """Begin with an open transport and nothing sent.
 
@@ -101,6 +84,7 @@ class Connection:
             setup_timeout: server: seconds from now to an accepted SETUP.
             min_lifetime, max_lifetime: server: bounds in seconds for what a SETUP asks for.
             lease: server: a SETUP may ask for leases (L); else that is UNSUPPORTED_SETUP.
+            resume: server: sessions may outlive their transport, if their SETUP asks for it.
         """
         self.role = role
         self.phase = AWAIT_SETUP if role is Role.SERVER else IDLE
@@ -114,6 +98,9 @@ class Connection:
         self._drain_deadline = now
         self._takes_lease = lease
         self._leases = False  # negotiated: both sides send LEASE (C-112)
+        self._resume = resume
+        self._resumable = False  # whether this session was made so by its SETUP
+        self._suspended_until: float | None = None
         self._held: list[bytes] = []
         self._outgoing: list[bytes] = []
 
@@ -172,6 +159,7 @@ class Connection:
         self._next_keepalive = now + self._keepalive_interval
         self._heard_at = now
         self._leases = setup.lease
+        self._resumable = setup.resume_token is not None
 
     def send_keepalive(self, now: float) -> None:
         """Ask the peer for a sign of life; right behind SETUP this asks for its verdict too."""
@@ -216,7 +204,7 @@ class Connection:
         return events
 
     def refuse(self, code: int, text: str) -> list[Event]:
-        """Server: the SETUP is not good; ERROR with one of the three setup codes, and the end."""
+        """Server: the SETUP (or RESUME) is not good; ERROR with one of their codes, and the end."""
         if self.phase is not JUDGING:
             raise LocalProtocolError(f"no SETUP to refuse in phase {self.phase.name}")
         return self.fail(code, text, "setup-refused")
@@ -239,6 +227,16 @@ class Connection:
         self._outgoing.clear()
         return [] if self.phase is CLOSED else self._end(reason, ConnectionClosed(text, reason))
 
+    def suspend(self, until: float) -> None:
+        """The transport is lost and the session waits for another one, at most *until* then."""
+        self._suspended_until = until
+
+    def resume(self, now: float) -> None:
+        """There is a transport again: the peer has a whole lifetime for its next sign of life."""
+        self._suspended_until = None
+        self._heard_at = now
+        self._next_keepalive = now + self._keepalive_interval
+
     def frames_to_send(self) -> list[bytes]:
         """Return, once, the frames that wait; they go before those of streams."""
         outgoing, self._outgoing = self._outgoing, []
@@ -252,6 +250,8 @@ class Connection:
             return None
         if self.phase is AWAIT_SETUP or self.phase is JUDGING:
             return self._setup_deadline
+        if self._suspended_until is not None:
+            return self._suspended_until
         deadline = self._heard_at + self.lifetime
         if self._keepalive_interval:
             deadline = min(deadline, self._next_keepalive)
@@ -270,8 +270,13 @@ class Connection:
         if self.phase is JUDGING:
             text = f"no verdict on the SETUP within {self._setup_timeout:g} s"
             return self.fail(ErrorCode.REJECTED_SETUP, text, "setup-timeout")
+        if self._suspended_until is not None:
+            return self.lost("the session was not resumed in its time", "resume-timeout")
         if now >= self._heard_at + self.lifetime:
             text = f"nothing heard for {self.lifetime:g} s"
+            if self._resumable:
+                self._heard_at = now  # said once
+                return [TransportSilent(ConnectionClosed(text, "keepalive-timeout"))]
             return self.fail(ErrorCode.CONNECTION_ERROR, text, "keepalive-timeout")
         if self.phase is DRAINING and now >= self._drain_deadline:
             text = f"still open {DRAIN_TIMEOUT:g} s after CONNECTION_CLOSE"
@@ -299,9 +304,11 @@ class Connection:
         if (setup.major, setup.minor) != VERSION:
             text = f"protocol version {setup.major}.{setup.minor} is not supported, 1.0 is"
             return self.fail(ErrorCode.INVALID_SETUP, text, "invalid-setup")
-        if setup.resume_token is not None:
+        token = setup.resume_token
+        if token is not None and not self._resume:
             text = "resume is not supported; connect without a resume token"
             return self.fail(ErrorCode.REJECTED_SETUP, text, "unsupported-setup")
+        self._resumable = token is not None
         if setup.lease and not self._takes_lease:
             text = "lease is not supported; connect without the lease flag"
             return self.fail(ErrorCode.UNSUPPORTED_SETUP, text, "unsupported-setup")
@@ -313,7 +320,9 @@ class Connection:
         text = f"the first frame must be SETUP on stream 0, not {frames.describe(frame)}"
         return self.fail(ErrorCode.INVALID_SETUP, text, "invalid-setup")
 
-    def _reject_resume(self, frame: bytes, flags: int, now: float) -> list[Event]:
+    def _read_resume(self, frame: bytes, flags: int, now: float) -> list[Event]:
+        if self._resume:
+            return [ResumeArrived(frames.decode_resume(frame))]
         text = "resume is not supported; begin a new session"
         return self.fail(ErrorCode.REJECTED_RESUME, text, "resume-rejected")
 
@@ -339,7 +348,7 @@ class Connection:
         if len(keepalive.data) > MAX_KEEPALIVE_DATA:
             text = f"KEEPALIVE data of {len(keepalive.data)} bytes exceeds {MAX_KEEPALIVE_DATA}"
             return self.fail(ErrorCode.CONNECTION_ERROR, text, "protocol-error")
-        # Our own position: 0, since nothing is resumable (C-50, C-53).
+        # Position 0: where sessions are resumable, the layer below fills in ours (C-50, C-53).
         self._outgoing.append(frames.encode_keepalive(respond=False, data=keepalive.data))
         return []
 
@@ -396,7 +405,7 @@ _Rule = tuple[Callable[[Connection, bytes, int, float], list[Event]], Phase]
 # acts, `_end` and CONNECTION_CLOSE (which is a code, not a type) set the phase.
 RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (AWAIT_SETUP, FrameType.SETUP): (Connection._read_setup, JUDGING),
-    (AWAIT_SETUP, FrameType.RESUME): (Connection._reject_resume, CLOSED),
+    (AWAIT_SETUP, FrameType.RESUME): (Connection._read_resume, JUDGING),
     (JUDGING, FrameType.SETUP): (Connection._ignore, JUDGING),  # a second one (C-37)
     (JUDGING, STREAM_FRAME): (Connection._pass, JUDGING),  # the shell keeps it (C-30)
     (SETTING_UP, FrameType.KEEPALIVE): (Connection._keepalive, SETTING_UP),  # java: before verdict

@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rsocket_mesh.errors import RSocketError
-from rsocket_mesh.protocol.frames import Lease, Setup
+from rsocket_mesh.errors import ConnectionClosed, RSocketError
+from rsocket_mesh.protocol.frames import Lease, Resume, Setup
 
 
 class SetupArrived(NamedTuple):
     """A valid SETUP: answer with `accept` or `refuse`."""
 
     setup: Setup
+
+
+class ResumeArrived(NamedTuple):
+    """RESUME came as the first frame: give the transport to that session, or `refuse`."""
+
+    resume: Resume
+
+
+class TransportSilent(NamedTuple):
+    """Nothing was heard for the lifetime, so the transport is dead: drop it, and `suspend`.
+
+    Only for a resumable session; any other one ends.
+    """
+
+    error: ConnectionClosed
 
 
 class KeepaliveAnswered(NamedTuple):
@@ -56,6 +71,8 @@ class Ignored(NamedTuple):
 
 Event = (
     SetupArrived
+    | ResumeArrived
+    | TransportSilent
     | KeepaliveAnswered
     | MetadataPushed
     | LeaseArrived

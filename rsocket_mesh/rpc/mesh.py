@@ -72,6 +72,7 @@ class Mesh:
         tls: ssl.SSLContext | None,
         lifetime: float,
         lease: bool,
+        resume: bool,
     ) -> None:
         self._timeout = timeout
         self._lease = lease
@@ -81,7 +82,9 @@ class Mesh:
         self._announcement = announcement
         self._dispatcher = Dispatcher(codec, serve)
         self._dispatcher.mesh = self
-        self._session = Session(urls, self._setup, self._dispatcher, tls, self._dispatcher.free)
+        self._session = Session(
+            urls, self._setup, self._dispatcher, tls, self._dispatcher.free, resume=resume
+        )
         self._pushes: set[asyncio.Task[None]] = set()
         self._closing = False
         self._check()
@@ -334,6 +337,7 @@ def connect(
     tls: ssl.SSLContext | None = None,
     lifetime: float = LIFETIME,
     lease: bool = False,
+    resume: bool = False,
 ) -> Connecting:
     """Connect to a broker: `async with connect(url) as mesh`, or `mesh = await connect(url)`.
 
@@ -358,6 +362,10 @@ def connect(
             take no more; and the broker is granted what our services can take just now.
         lifetime: seconds of silence after which broker and client take each other for dead; a
             sign of life is sent three times in it. The broker may keep to bounds of its own.
+        resume: calls and handlers at work survive a broken connection: the session goes on over a
+            new one to the same broker, nothing lost and nothing twice. For at most 60 s, and as
+            long as the broker remembers it; after that the connection is renewed as without it.
+            Costs up to 4 MiB for what may have to be sent again.
     Raises (at `await` or `async with`):
         SetupRefused: the broker says no; the text has its reason.
         Unreachable: no broker could be reached; the text has every URL's error.
@@ -380,7 +388,18 @@ def connect(
             announcement.app, f"{name}-{secrets.token_hex(4)}", announcement.tags
         )
     return Connecting(
-        Mesh(urls, serve, announcement, token, timeout, find_codec(codec), tls, lifetime, lease),
+        Mesh(
+            urls,
+            serve,
+            announcement,
+            token,
+            timeout,
+            find_codec(codec),
+            tls,
+            lifetime,
+            lease,
+            resume,
+        ),
         connect_timeout,
     )
 

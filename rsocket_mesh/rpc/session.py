@@ -44,7 +44,8 @@ class Session:
     """The connection of one mesh, whichever socket carries it just now.
 
     Attributes:
-        requester: for calls, while there is a connection; None during an outage.
+        requester: for calls, while there is a connection; None during an outage, also one that
+            the calls in flight survive.
         url: the broker that is or was connected last.
     """
 
@@ -55,6 +56,8 @@ class Session:
         handler: RequestHandler,
         tls: ssl.SSLContext | None,
         free: Callable[[float], int] | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.urls = tuple(urls)
         if not self.urls:
@@ -67,6 +70,7 @@ class Session:
         self._handler = handler
         self._tls = tls
         self._free = free
+        self._resume = resume
         self._peer: Peer | None = None
         self._connected = asyncio.Event()
         self._move = asyncio.Event()
@@ -164,6 +168,7 @@ class Session:
             confirm=True,
             tls=self._tls,
             free=self._free,
+            resume=self._resume,
         )
 
     def _adopt(self, peer: Peer, url: str) -> None:
@@ -172,6 +177,20 @@ class Session:
         self._move.clear()
         self._connected.set()
         peer.closed.add_done_callback(lambda _: self._forget(peer))
+        peer.attached = lambda attached: self._attached(peer, attached)
+        if peer.is_detached:
+            self._attached(peer, False)
+
+    def _attached(self, peer: Peer, attached: bool) -> None:
+        """A session with resume has lost its socket, or goes on. New calls wait here meanwhile,
+        where they can still go elsewhere if it does not."""
+        if attached and peer is self._peer and not self._closed:
+            self.requester = peer.requester
+            self._failures.pop(self.url, None)
+            self._connected.set()
+        elif not attached:
+            self._failures[self.url] = "connection lost, resuming the session"
+            self._forget(peer)
 
     def _forget(self, peer: Peer) -> None:
         if peer is self._peer and not self._closed:

@@ -111,6 +111,13 @@ class Transport(ABC):
         """
         return False
 
+    @abstractmethod
+    def hand_to(self, receiver: Receiver) -> None:
+        """Deliver to *receiver* from now on; it is not told `connected`.
+
+        The batch that is being delivered stays with whoever has it: pass on what is left of it.
+        """
+
     @property
     @abstractmethod
     def is_closing(self) -> bool:

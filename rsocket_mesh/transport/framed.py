@@ -86,6 +86,10 @@ class FramedTransport(Transport):
         self._first += frame
         self.flush_soon()
 
+    def hand_to(self, receiver: Receiver) -> None:
+        if self._receiver is not NOBODY:  # whoever was told the end hears no more
+            self._receiver = receiver
+
     def flush_soon(self) -> None:
         if not self._flush_due:
             self._flush_due = True

@@ -9,6 +9,7 @@ from broker.builtin.services import BuiltinServices
 from broker.config import Config
 from broker.forwarding.hub import Hub
 from broker.observe.counters import Counters
+from rsocket_mesh.peer import ResumableTransport
 from rsocket_mesh.protocol.announce import Announcement, ServiceInfo, encode_announcement
 from rsocket_mesh.protocol.frames import (
     KEEPALIVE,
@@ -31,7 +32,8 @@ from rsocket_mesh.protocol.metadata import (
     encode_entry,
     encode_routing,
 )
-from rsocket_mesh.transport.base import Transport
+from rsocket_mesh.transport.base import Receiver, Transport
+from rsocket_mesh.transport.framed import NOBODY
 
 
 class ListTransport(Transport):
@@ -50,6 +52,7 @@ class ListTransport(Transport):
         self.flushes = 0
         self.rests: list[float] = []
         self.waiting = 0  # bytes that a peer that does not read would leave
+        self.receiver: Receiver = NOBODY
 
     def flush(self) -> None:
         self.flushes += 1
@@ -62,6 +65,9 @@ class ListTransport(Transport):
 
     def flush_soon(self) -> None:
         pass
+
+    def hand_to(self, receiver: Receiver) -> None:
+        self.receiver = receiver
 
     def outbound_size(self) -> int:
         return self.waiting
@@ -85,11 +91,15 @@ class ListTransport(Transport):
 class RawPeer:
     """One connection to the hub."""
 
-    def __init__(self, hub: Hub, name: str, default_service: str = "") -> None:
+    def __init__(
+        self, hub: Hub, name: str, default_service: str = "", address: str | None = None
+    ) -> None:
         self.hub = hub
         self.link = hub.new_link(default_service)
         self.transport = ListTransport(name)
+        self.transport.peer_address = address
         self.waiting: list[bytes] = []
+        self.transport.receiver = self.link
         self.link.connected(self.transport)
 
     def send(self, *frames: bytes) -> None:
@@ -97,10 +107,12 @@ class RawPeer:
         self.send_bytes(b"".join(prefix_lengths(frames)))
 
     def send_bytes(self, data: bytes) -> int:
-        return self.link.batch_received(data)
+        return self.transport.receiver.batch_received(data)
 
     def received(self) -> list[bytes]:
         """Return the frames that have come since the last call."""
+        if isinstance(self.transport.receiver, ResumableTransport):
+            self.transport.receiver.flush()
         self.transport.flush()
         waiting, self.waiting = self.waiting, []
         frames, used = cut(self.transport.written)
@@ -127,7 +139,8 @@ class RawPeer:
         return self
 
     def close(self) -> None:
-        self.link.disconnected(None)
+        receiver, self.transport.receiver = self.transport.receiver, NOBODY
+        receiver.disconnected(None)
 
 
 class Bench:
@@ -150,8 +163,10 @@ class Bench:
         self.hub.now = self.time
         self.hub.wheel.expire(self.time)
 
-    def peer(self, name: str = "peer", default_service: str = "") -> RawPeer:
-        return RawPeer(self.hub, name, default_service)
+    def peer(
+        self, name: str = "peer", default_service: str = "", address: str | None = None
+    ) -> RawPeer:
+        return RawPeer(self.hub, name, default_service, address)
 
     def caller(self, **setup: Any) -> RawPeer:
         return self.peer("caller").setup(None, **setup)

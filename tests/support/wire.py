@@ -66,6 +66,9 @@ class WireEnd(Transport):
     def is_closing(self) -> bool:
         return self._closing
 
+    def hand_to(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
     def outbound_size(self) -> int:
         return self._waiting
 

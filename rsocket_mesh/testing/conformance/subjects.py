@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 # `resume` or `lease` the cases check that it is refused, with it that it works. `short-resume`: the
 # strict broker can be made to give a lost session up after `SHORT_RESUME`.
 OFFERS: Final[dict[str, frozenset[str]]] = {
-    "broker": frozenset(("lease",)),
+    "broker": frozenset(("lease", "resume", "short-resume")),
     "server": frozenset(("lease",)),
-    "client": frozenset(("lease",)),
+    "client": frozenset(("lease", "resume")),
 }
 
 OPEN_TIMEOUT: Final = 10.0  # seconds for a connection of our own to stand

@@ -105,12 +105,15 @@ async def test_metrics_are_prometheus_text(server, view):
 async def test_status_has_the_totals(server, view):
     view.counters.accepted = 5
     view.counters.closes["peer-closed"] = 2
+    view.counters.resumed = 3
+    view.counters.resume_refused["ended"] = 1
     view.shown = a_snapshot(connections=(a_connection(),), services=(a_service(),))
     status = (await ask(server, "/api/v1/status")).json
     assert status["state"] == "ready"
     assert status["version"] == "1.2.3"
     assert (status["connections"], status["services"], status["streams_open"]) == (1, 1, 7)
     assert (status["accepted"], status["closes"]) == (5, {"peer-closed": 2})
+    assert (status["resumed"], status["resume_refused"]) == (3, {"ended": 1})
 
 
 async def test_connections_and_services_are_listed_with_every_field(server, view):

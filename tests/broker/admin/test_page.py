@@ -43,6 +43,11 @@ def test_no_name_that_a_peer_chose_can_become_markup(name):
     assert re.findall("<[^>]*>", html) == re.findall("<[^>]*>", plain)
 
 
+def test_a_session_without_a_socket_says_so():
+    html = render(a_snapshot(connections=(a_connection(detached=True),)))
+    assert "(detached)" in html
+
+
 def test_a_long_table_is_cut_and_says_so():
     html = render(a_snapshot(connections=tuple(map(a_connection, range(MAX_ROWS + 3)))))
     assert html.count("<tr>") == MAX_ROWS + 1

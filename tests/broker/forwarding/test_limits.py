@@ -53,13 +53,7 @@ def bench_with(**limits: Any) -> Bench:
 
 def from_address(bench: Bench, address: str | None) -> RawPeer:
     """A connection that has said nothing yet."""
-    peer = RawPeer.__new__(RawPeer)
-    peer.hub, peer.waiting = bench.hub, []
-    peer.link = bench.hub.new_link("")
-    peer.transport = ListTransport("peer")
-    peer.transport.peer_address = address
-    peer.link.connected(peer.transport)
-    return peer
+    return bench.peer(address=address)
 
 
 def told(peer: RawPeer) -> tuple[int, str]:

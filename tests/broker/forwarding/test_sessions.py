@@ -185,7 +185,7 @@ async def test_metadata_of_setup_that_cannot_be_taken_apart_is_invalid_setup() -
     ],
 )
 async def test_a_first_frame_that_opens_no_session(first: bytes, code: int) -> None:
-    peer = Bench().peer()
+    peer = Bench(Config(limits=Limits(resume_timeout=0))).peer()
     peer.send(first)
     assert refusal(peer)[0] == code
 

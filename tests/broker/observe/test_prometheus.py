@@ -58,6 +58,26 @@ def test_connections_are_counted_by_transport_and_history(view):
     assert samples["outbound_bytes", ()] == 25
 
 
+def test_sessions_that_wait_for_their_peer_are_no_connections(view):
+    view.shown = a_snapshot(
+        connections=(
+            a_connection(1, resume_stored=10),
+            a_connection(2, detached=True, resume_stored=100),
+            a_connection(3),
+        )
+    )._replace(resume_overflows=3)
+    view.counters.resumed = 7
+    view.counters.resume_refused.update({"unknown-token": 2, "position-gone": 1})
+    samples = scrape(view)
+    assert samples["connections", ("tcp",)] == 2
+    assert samples["sessions_detached", ()] == 1
+    assert samples["sessions_resumed_total", ()] == 7
+    assert samples["resume_refused_total", ("unknown-token",)] == 2
+    assert samples["resume_refused_total", ("position-gone",)] == 1
+    assert samples["resume_stored_bytes", ()] == 110
+    assert samples["resume_overflows_total", ()] == 3
+
+
 def test_bytes_are_those_of_ended_and_of_live_connections(view):
     view.counters.bytes_in, view.counters.bytes_out = 10, 20
     view.counters.frames_in, view.counters.frames_out = 3, 4

@@ -9,7 +9,6 @@ from rsocket_mesh.peer import Peer, open_peer
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.peer.responder import Responder
 from rsocket_mesh.protocol import frames
-from rsocket_mesh.protocol.connection import Role
 from rsocket_mesh.protocol.frames import (
     CANCEL,
     ERROR,
@@ -20,6 +19,7 @@ from rsocket_mesh.protocol.frames import (
     peek,
 )
 from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.transport import listen
 from tests.support.waiting import settled, until
 

@@ -15,7 +15,6 @@ from rsocket_mesh.errors import (
 )
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.protocol import frames
-from rsocket_mesh.protocol.connection import Role
 from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
     CANCEL,
@@ -30,6 +29,7 @@ from rsocket_mesh.protocol.frames import (
     peek,
 )
 from rsocket_mesh.protocol.payload import Payload
+from rsocket_mesh.protocol.phases import Role
 from tests.support.waiting import settled, until
 
 CLOSED = ConnectionClosed("the wire was cut", "transport-lost")

@@ -14,8 +14,6 @@ from rsocket_mesh.protocol.connection import (
     UNEXPECTED,
     UNKNOWN,
     Connection,
-    Phase,
-    Role,
 )
 from rsocket_mesh.protocol.events import (
     ConnectionEnded,
@@ -35,6 +33,7 @@ from rsocket_mesh.protocol.frames import (
     Setup,
     peek,
 )
+from rsocket_mesh.protocol.phases import Phase, Role
 
 SETUP = Setup(20_000, 90_000, "message/x.rsocket.composite-metadata.v0", "application/cbor")
 REQUEST = frames.encode_request(frames.REQUEST_RESPONSE, 1, None, b"x")
@@ -142,7 +141,7 @@ def test_each_frame_leads_where_its_row_says(role, phase, kind):
         assert connection.frames_to_send() == []
         return
     _, following = RULES.get((phase, kind)) or UNEXPECTED[phase]
-    if phase in (Phase.OPEN, Phase.DRAINING) and (role, kind) in ENDS_IT:
+    if phase in (Phase.AWAIT_SETUP, Phase.OPEN, Phase.DRAINING) and (role, kind) in ENDS_IT:
         following = Phase.CLOSED
     assert connection.phase is following
     assert bool(ended(events)) == (following is Phase.CLOSED)
