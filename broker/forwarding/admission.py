@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 TOO_MANY: Final = "too-many-connections"
 CROWDED_OUT: Final = "crowded-out"
+# Seconds that a peer which was never let in may take to read why and to close. Thousands of them in
+# a storm would otherwise stay for longer than they were here, and end all at once.
+REFUSED_LINGER: Final = 0.5
 SWEEPS: Final = 4  # looks at unfinished frames per frame_timeout: it is enforced a quarter late
 
 
@@ -117,6 +120,7 @@ class TurnedAway:
         text = f"OVERLOADED: this broker has {most} connections already; try another"
         frame = encode_error(0, ErrorCode.REJECTED_SETUP, text)
         transport.outbound += (prefix(len(frame)), frame)
+        transport.linger = REFUSED_LINGER
         transport.close()
         self._hub.turned_away(transport, text)
 

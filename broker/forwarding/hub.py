@@ -408,7 +408,8 @@ class Hub:
         self.counters.dropped[f"push_{(error.token or 'error').lower()}"] += 1
         if isinstance(error, OverLimit):
             self.limiter.hit(error.limit, link, error.text)
-        _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
 
     def refuse_work(self, refusal: Callable[[], StreamError] | None) -> None:
         """Refuse new requests and sessions with *refusal* from now on; None takes them again."""

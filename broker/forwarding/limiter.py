@@ -57,6 +57,7 @@ class Limiter:
         self.limits = limits
         self._counters = counters
         self._lines = lines
+        self._texts: dict[str, str] = {}
         self._rates = {
             CONTROL: Rate(limits.keepalives_per_second, 10 * limits.keepalives_per_second),
             PUSHES: Rate(limits.pushes_per_second, 2 * limits.pushes_per_second),
@@ -103,8 +104,11 @@ class Limiter:
         wait = self._wait(limit, link, cost, self._rates)
         if not wait:
             return
-        most = self._rates[limit].per_second
-        text = f"more than {most:g} {what} per second; send fewer, or ask for limits.{limit}"
+        text = self._texts.get(limit)  # refusing has to be cheap, for it is what floods are about
+        if text is None:
+            most = self._rates[limit].per_second
+            text = f"more than {most:g} {what} per second; send fewer, or ask for limits.{limit}"
+            self._texts[limit] = text
         if limit in _FLOODS and self._wait(limit, link, 1.0, self._patience):
             self.close(limit, link, f"{text}; too many were refused", _FLOODS[limit])
         else:

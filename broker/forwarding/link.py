@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker.forwarding.admission import REFUSED_LINGER
 from broker.forwarding.budget import Budget
 from broker.forwarding.call import Leg
 from broker.forwarding.greeting import before_setup
@@ -429,6 +430,7 @@ class Link:
         """End the session: out of the table, its calls ended on the other side. Idempotent."""
         if not self.hub.remove(self, reason, text):
             return
+        was_open = self.open
         self.open = self.accepting = self.congested = False
         self.slow_reader = None
         self.routes = None
@@ -446,4 +448,6 @@ class Link:
         if self.local is not None:
             self.local.close(lost)
             self.local = None  # it knows this link: a cycle would live until the next collection
+        if not was_open:
+            self.transport.linger = REFUSED_LINGER
         self.transport.close()

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-# Connections per turn of the loop: one costs 0.1 ms, and so long a turn delays everybody else.
-ACCEPTS_PER_TURN: Final = 4
+# Connections per turn of the loop: one costs 0.1 ms or more, and so long everybody else waits.
+ACCEPTS_PER_TURN: Final = 2
 POLL: Final = 0.1  # seconds between two looks for free descriptors
 # What `accept` says when the process or the system has no room; waiting helps, nothing else does.
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

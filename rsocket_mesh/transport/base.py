@@ -14,6 +14,7 @@ from typing import Final, Protocol
 # Why a peer's bytes cannot be cut into frames any more.
 PROTOCOL_ERROR: Final = "protocol-error"
 FRAME_TOO_LONG: Final = "frame-too-long"
+CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
 
 
 class Receiver(Protocol):
@@ -51,6 +52,8 @@ class Transport(ABC):
         scheme: `tcp`, `tls`, `unix`, `ws`, `wss` or `memory`.
         peer_address: the peer's host, or None where there is none.
         bytes_in, bytes_out: payload bytes moved so far, prefixes included.
+        linger: seconds that what was written, and the peer's own close, may take once `close` was
+            called; `CLOSE_TIMEOUT` unless somebody has set less.
         partial_since: when the first bytes came of a frame that is not complete yet, in the loop's
             time; 0.0 if there is none.
     """
@@ -58,6 +61,7 @@ class Transport(ABC):
     __slots__ = (
         "bytes_in",
         "bytes_out",
+        "linger",
         "name",
         "outbound",
         "partial_since",
@@ -71,6 +75,7 @@ class Transport(ABC):
     peer_address: str | None
     bytes_in: int
     bytes_out: int
+    linger: float
     partial_since: float
 
     @abstractmethod

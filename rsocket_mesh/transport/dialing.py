@@ -11,10 +11,10 @@ import ssl
 
 from rsocket_mesh.errors import Unreachable
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
-from rsocket_mesh.transport.base import Receiver, Transport
+from rsocket_mesh.transport.base import CLOSE_TIMEOUT, Receiver, Transport
 from rsocket_mesh.transport.framed import MAX_OUTBOUND, Accept
 from rsocket_mesh.transport.memory import connect_memory
-from rsocket_mesh.transport.sockets import CLOSE_TIMEOUT, SocketTransport
+from rsocket_mesh.transport.sockets import SocketTransport
 from rsocket_mesh.transport.tcp import StreamTransport
 from rsocket_mesh.transport.tls import default_client_tls
 from rsocket_mesh.transport.url import Url, parse_url

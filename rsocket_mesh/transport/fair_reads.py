@@ -27,9 +27,9 @@ from weakref import WeakKeyDictionary
 # 64 KiB up large frames cost the same; 128-byte frames cost 2.3 ms at 128 KiB and 3.1 at 256, where
 # a read makes more objects than the caches hold.
 READ_SIZE: Final = 128 * 1024
-FIRST_STEP: Final = 2  # a new connection begins with 8 KiB: a hundred requests, or a bad start
-STEPS: Final = 7  # parts of 2, 4, 8, 16, 32, 64 and 128 KiB
-TIMED_FROM: Final = 2 * 1024  # bytes; less never takes a turn's time
+FIRST_STEP: Final = 1  # a new connection begins with 2 KiB: 20 requests, or a bad start
+STEPS: Final = 8  # parts of 1, 2, 4, 8, 16, 32, 64 and 128 KiB
+TIMED_FROM: Final = 1024  # bytes; less never takes a turn's time
 ENDINGS_PER_TURN: Final = 32  # of connections: thousands may be cut off at once
 TURN: Final = (
     0.001  # seconds that one connection may keep the loop; a call meets up to four of them

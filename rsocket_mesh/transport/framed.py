@@ -15,7 +15,13 @@ from typing import Final
 
 from rsocket_mesh.errors import ConnectionClosed, FrameTooLong, RemoteProtocolError
 from rsocket_mesh.protocol.framing import Backlog, prefix
-from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Receiver, Transport
+from rsocket_mesh.transport.base import (
+    CLOSE_TIMEOUT,
+    FRAME_TOO_LONG,
+    PROTOCOL_ERROR,
+    Receiver,
+    Transport,
+)
 
 HIGH_WATER: Final = 256 * 1024  # bytes; more than a round trip on a fast link needs
 LOW_WATER: Final = HIGH_WATER // 2  # bytes; far enough below that the state does not flicker
@@ -67,6 +73,7 @@ class FramedTransport(Transport):
         self.outbound = []
         self.name = self.scheme = scheme
         self.peer_address = None
+        self.linger = CLOSE_TIMEOUT
         self.bytes_in = self.bytes_out = 0
         self.partial_since = 0.0
         self._loop = loop

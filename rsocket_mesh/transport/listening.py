@@ -21,9 +21,10 @@ from typing import Final
 
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.transport.accepting import Acceptor
+from rsocket_mesh.transport.base import CLOSE_TIMEOUT
 from rsocket_mesh.transport.framed import MAX_OUTBOUND, Accept
 from rsocket_mesh.transport.memory import forget_memory, listen_memory
-from rsocket_mesh.transport.sockets import CLOSE_TIMEOUT, SocketTransport
+from rsocket_mesh.transport.sockets import SocketTransport
 from rsocket_mesh.transport.tcp import StreamTransport
 from rsocket_mesh.transport.url import Url, parse_url
 

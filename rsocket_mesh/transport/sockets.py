@@ -34,7 +34,6 @@ from rsocket_mesh.transport.fair_reads import (
 from rsocket_mesh.transport.framed import HIGH_WATER, LOW_WATER, Accept, FramedTransport
 from rsocket_mesh.transport.url import Url
 
-CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
 # Bytes read and dropped after we closed. What was on its way fits into the buffers of both systems;
 # a peer that sends more does not want to hear why.
 MAX_DROPPED: Final = 16 * 1024 * 1024
@@ -151,7 +150,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self.flush()
             self._closing = self._settled = True
             if self.outbound_size():
-                self._arm(CLOSE_TIMEOUT, self._close_overdue)
+                self._arm(self.linger, self._close_overdue)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -195,7 +194,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if self._closing or not self._last_flush():
             return
         self._closing = self._settled = True
-        self._arm(CLOSE_TIMEOUT, self._close_overdue)
+        self._arm(self.linger, self._close_overdue)
         if self._congested and (self._queued or self._first):
             self._goodbye_due = True
         else:
@@ -352,7 +351,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if waiting := self.outbound_size():
             self._fail(
                 ConnectionClosed(
-                    f"{self.name}: {waiting} bytes could not be sent within {CLOSE_TIMEOUT:g} s "
+                    f"{self.name}: {waiting} bytes could not be sent within {self.linger:g} s "
                     "of closing",
                     reason="close-timeout",
                 )

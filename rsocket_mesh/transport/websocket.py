@@ -29,7 +29,7 @@ from rsocket_mesh.errors import ConnectionClosed
 from rsocket_mesh.protocol.framing import cut, prefix
 from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR
 from rsocket_mesh.transport.framed import Accept
-from rsocket_mesh.transport.sockets import CLOSE_TIMEOUT, SocketTransport
+from rsocket_mesh.transport.sockets import SocketTransport
 from rsocket_mesh.transport.url import Url
 
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds for a client to ask; more than a slow TLS link needs
@@ -159,7 +159,7 @@ class WebSocketTransport(SocketTransport):
             )
         self.flush()
         self._closing = self._settled = True
-        self._arm(CLOSE_TIMEOUT, self._close_overdue)
+        self._arm(self.linger, self._close_overdue)
         self._write_control()
 
     def _say_goodbye(self) -> None:
@@ -211,7 +211,7 @@ class ServerTransport(WebSocketTransport):
             self._attach(self._accept)
         else:
             self._closing = self._settled = True
-            self._arm(CLOSE_TIMEOUT, self._close_overdue)
+            self._arm(self.linger, self._close_overdue)
             self._write_control()
 
 
