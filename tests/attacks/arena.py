@@ -26,6 +26,7 @@ from tests.support.processes import BrokerProcess, Process, broker_process, runn
 SHORT = {
     "RSOCKET_BROKER_LIMITS__SETUP_TIMEOUT": "1 s",
     "RSOCKET_BROKER_LIMITS__FRAME_TIMEOUT": "1 s",
+    "RSOCKET_BROKER_LIMITS__RESUME_TIMEOUT": "1 s",
 }
 SETTLED = 5.0  # seconds after which nothing of an attack may be left
 # Metrics that name a reason, and the label it is in.

@@ -53,13 +53,23 @@ class Hostile:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def setup(self, service: str | None = None) -> Hostile:
-        """Begin as anybody would."""
+    def setup(
+        self,
+        service: str | None = None,
+        *,
+        concurrency: int | None = None,
+        lease: bool = False,
+        token: bytes | None = None,
+    ) -> Hostile:
+        """Begin as anybody would; *token* asks for a session that can be resumed."""
         metadata = None
         if service is not None:
-            announced = Announcement(service, services=(ServiceInfo(service),))
+            served = ServiceInfo(service, concurrency=concurrency)
+            announced = Announcement(service, services=(served,))
             metadata = encode_entry(ANNOUNCE, encode_announcement(announced))
-        setup = Setup(20_000, 600_000, COMPOSITE, OCTET_STREAM, metadata)
+        setup = Setup(
+            *(20_000, 600_000, COMPOSITE, OCTET_STREAM, metadata), lease=lease, resume_token=token
+        )
         self.send(encode_setup(setup), encode_keepalive(respond=True))
         with suppress(OSError):
             self.take(self.socket.recv(65_536))
@@ -146,9 +156,11 @@ class Ground:
                 peer.hear_out()
             sleep(RECONNECT)
 
-    def accomplice(self, answer: Callable[[bytes], Iterable[bytes]]) -> None:
+    def accomplice(
+        self, answer: Callable[[bytes], Iterable[bytes]], concurrency: int | None = None
+    ) -> None:
         """Serve `accomplice` in a thread; *answer* says what a frame is answered with."""
-        peer = self.connect().setup("accomplice")
+        peer = self.connect().setup("accomplice", concurrency=concurrency)
 
         def serve() -> None:
             with peer:

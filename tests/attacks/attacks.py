@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from itertools import count
+from os import urandom
 from time import monotonic, sleep
 
 from rsocket_mesh.protocol.frames import (
@@ -49,6 +50,16 @@ def flood(peer: Hostile, *frames: bytes, ground: Ground) -> None:
 
 def nothing(frame: bytes) -> Iterable[bytes]:
     return ()
+
+
+def feed(frame: bytes) -> Iterable[bytes]:
+    stream_id, kind, _ = peek(frame)
+    asked = 0
+    if kind == REQUEST_STREAM:
+        asked = int.from_bytes(frame[6:10], "big")
+    elif kind == REQUEST_N:
+        asked = decode_request_n(frame)
+    return [encode_payload(stream_id, None, ITEM)] * min(asked, 16)
 
 
 # -- stream 0 -------------------------------------------------------------------------------------
@@ -238,15 +249,6 @@ def open_and_cancel(ground: Ground) -> None:
 def trickle_without_reading(ground: Ground) -> None:
     """Items of 20 kB, asked for one by one on many streams, and never read."""
 
-    def feed(frame: bytes) -> Iterable[bytes]:
-        stream_id, kind, _ = peek(frame)
-        asked = 0
-        if kind == REQUEST_STREAM:
-            asked = int.from_bytes(frame[6:10], "big")
-        elif kind == REQUEST_N:
-            asked = decode_request_n(frame)
-        return [encode_payload(stream_id, None, ITEM)] * min(asked, 16)
-
     ground.accomplice(feed)
     for peer in ground.again_and_again():
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
@@ -257,6 +259,38 @@ def trickle_without_reading(ground: Ground) -> None:
         while peer.is_open and not ground.is_over():
             peer.send(*[encode_request_n(i, 1) for i in ids])
             sleep(0.005)
+
+
+# -- sessions -------------------------------------------------------------------------------------
+
+
+def lease_ignored(ground: Ground) -> None:
+    """A client that asked for leases and sends whatever it likes, to a service that is full."""
+    ground.accomplice(nothing, concurrency=4)
+    for peer in ground.again_and_again():
+        peer.setup(lease=True)
+        for first in count(1, 400):
+            if not peer.is_open or ground.is_over():
+                break
+            ids = range(first, first + 400, 2)
+            peer.send(*[request(REQUEST_RESPONSE, i, "accomplice.take") for i in ids])
+            ground.streams += len(ids)
+            peer.read()
+
+
+def resume_stores(ground: Ground) -> None:
+    """Sessions that could be resumed: each reads what it can, never says what it has, and goes."""
+    ground.accomplice(feed)
+    for peer in ground.again_and_again():
+        peer.setup(token=urandom(16))
+        ids = range(1, 101, 2)
+        peer.send(*[request(REQUEST_STREAM, i, "accomplice.feed", n=1000) for i in ids])
+        ground.streams += len(ids)
+        until = monotonic() + 0.3
+        while peer.is_open and monotonic() < until:
+            peer.read()
+            sleep(0.005)
+        peer.socket.close()
 
 
 # -- stream ids -----------------------------------------------------------------------------------
@@ -305,6 +339,8 @@ ATTACKS: dict[str, Callable[[Ground], None]] = {
         interleaved_fragments,
         open_and_cancel,
         trickle_without_reading,
+        lease_ignored,
+        resume_stores,
         wrong_stream_ids,
         unknown_streams,
     )

@@ -46,6 +46,8 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "unknown_streams": Outcome(("frames CANCEL", "frames PAYLOAD", "closed stray-flood")),
     "wrong_stream_ids": Outcome(("frames REQUEST_RESPONSE", "closed rapid-reset")),
     "open_and_cancel": Outcome(("closed rapid-reset", "limit resets_per_second")),
+    "lease_ignored": Outcome(("calls overloaded",), "stream: OVERLOADED(retry_after_ms="),
+    "resume_stores": Outcome(("closed resume-timeout", "limit resume_timeout")),
     # Credit is the defence: what nobody reads is not produced, and nothing has to be ended.
     "trickle_without_reading": Outcome(()),
 }
