@@ -21,22 +21,20 @@ from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
 from broker.forwarding.resumption import Sessions
 from broker.forwarding.routes import Routes
-from broker.forwarding.splice import Shape, Wanted, read, splice_push
+from broker.forwarding.splice import Shape
 from broker.forwarding.wheel import TICK, Entry, Wheel
 from broker.observe.counters import Counters
 from broker.observe.logs import OncePer
-from broker.routing.selection import choose
 from broker.routing.table import Change, RoutingTable
 from rsocket_mesh.errors import (
     ErrorCode,
     Invalid,
-    LocalProtocolError,
     StreamError,
 )
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
 from rsocket_mesh.protocol.connection import DRAINING, Connection
-from rsocket_mesh.protocol.frames import Resume, Setup, encode_metadata_push
+from rsocket_mesh.protocol.frames import Resume, Setup
 from rsocket_mesh.protocol.metadata import (
     ANNOUNCE,
     COMPOSITE,
@@ -220,7 +218,7 @@ class Hub:
             self._refuse(link, ErrorCode.REJECTED_SETUP, self.refusal())
             return
         try:
-            announcement = self._decoded(announced) if announced is not None else None
+            announcement = self.decoded(announced) if announced is not None else None
             if setup.resume_token is not None:
                 self.sessions.check(setup.resume_token, link, DEFAULT_TENANT, announcement)
         except Invalid as exc:
@@ -263,7 +261,8 @@ class Hub:
         except TooMany as exc:
             raise OverLimit("metadata_entries", exc.text) from None
 
-    def _decoded(self, raw: bytes) -> Announcement:
+    def decoded(self, raw: bytes) -> Announcement:
+        """Return the announcement *raw*; raises `Invalid` for what is none, or is too much."""
         self.limiter.check_announcement_size(len(raw))
         announcement = decode_announcement(raw)
         self.limiter.check_announcement(announcement)
@@ -375,41 +374,7 @@ class Hub:
         for watcher in list(self.watchers):
             watcher(change)
 
-    # -- pushes -----------------------------------------------------------------------------------
-
-    def pushed(self, link: Link, metadata: bytes) -> None:
-        """Take a METADATA_PUSH of *link*: an announcement, or something for a provider."""
-        try:
-            self.limiter.check_push(link, len(metadata))
-            most = self.config.limits.metadata_entries
-            wanted = read(metadata, link.sends.metadata_mime, most)
-            announced = next((e.content for e in wanted.entries if e.mime == ANNOUNCE), None)
-            if announced is not None:
-                self.limiter.check_change(link, len(announced))
-                self.announce(link, self._decoded(announced))
-            else:
-                self._pass_push(link, wanted, metadata)
-        except StreamError as exc:
-            self._drop_push(link, exc)
-
-    def _pass_push(self, link: Link, wanted: Wanted, metadata: bytes) -> None:
-        chosen = choose(link.route_of(wanted.routing).candidates, self.counters.frames_in)
-        if chosen is None:
-            self.counters.dropped["push_no_route"] += 1
-            return
-        provider = chosen.provider
-        try:
-            passed = splice_push(metadata, wanted, link.sends, provider.takes)
-        except LocalProtocolError as exc:
-            raise Invalid(f"the metadata cannot be passed on: {exc}") from None
-        provider.send(encode_metadata_push(passed))
-
-    def _drop_push(self, link: Link, error: StreamError) -> None:
-        self.counters.dropped[f"push_{(error.token or 'error').lower()}"] += 1
-        if isinstance(error, OverLimit):
-            self.limiter.hit(error.limit, link, error.text)
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s: METADATA_PUSH dropped: %s", link.name, error)
+    # -- the end of work ---------------------------------------------------------------------------
 
     def refuse_work(self, refusal: Callable[[], StreamError] | None) -> None:
         """Refuse new requests and sessions with *refusal* from now on; None takes them again."""

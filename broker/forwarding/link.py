@@ -14,6 +14,7 @@ import msgspec
 from broker.forwarding.admission import REFUSED_LINGER
 from broker.forwarding.budget import Budget
 from broker.forwarding.call import Leg
+from broker.forwarding.control import act_on
 from broker.forwarding.greeting import before_setup
 from broker.forwarding.items import ItemCall
 from broker.forwarding.leasing import Leasing
@@ -27,15 +28,7 @@ from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
 from rsocket_mesh.peer import Responder, ResumableTransport
 from rsocket_mesh.protocol.announce import Announcement
 from rsocket_mesh.protocol.events import (
-    ConnectionEnded,
     Event,
-    Ignored,
-    LeaseArrived,
-    MetadataPushed,
-    PeerClosing,
-    ResumeArrived,
-    SetupArrived,
-    TransportSilent,
 )
 from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
@@ -259,34 +252,12 @@ class Link:
     # -- stream 0 ---------------------------------------------------------------------------------
 
     def handle(self, events: list[Event]) -> None:
-        """Act on what happened on stream 0, in order; then send what it has to say."""
-        for event in events:
-            if isinstance(event, SetupArrived):
-                self.hub.admit(self, event.setup)
-            elif isinstance(event, ResumeArrived):
-                self.hub.resume(self, event.resume)
-                return
-            elif isinstance(event, TransportSilent):
-                assert self.session is not None
-                self.session.lose(event.error)
-            elif isinstance(event, MetadataPushed):
-                self.hub.pushed(self, event.metadata)
-            elif isinstance(event, LeaseArrived):
-                self._leased(event.lease)
-            elif isinstance(event, Ignored):
-                self.ignored(event.what)
-            elif isinstance(event, PeerClosing):
-                self.accepting = False  # what is open finishes; the peer or a deadline closes
-                self.hub.watch(self)
-            elif isinstance(event, ConnectionEnded):
-                self._flush_connection()
-                if event.reason == "setup-timeout":
-                    self.hub.counters.limits["setup_timeout"] += 1
-                self.end(event.reason, str(event.error))
-                return
-        self._flush_connection()
+        """Act on what happened on stream 0, in order; then send what there is to say."""
+        if act_on(self, events):
+            self.flush_connection()
 
-    def _flush_connection(self) -> None:
+    def flush_connection(self) -> None:
+        """Send what the state of stream 0 has to say."""
         frames = self.connection.frames_to_send()
         if self.connection.phase is Phase.CLOSED:  # an ERROR must not overtake answers
             for frame in frames:
@@ -313,14 +284,7 @@ class Link:
     def grant(self, lease: Lease) -> None:
         """Send LEASE."""
         self.connection.send_lease(lease)
-        self._flush_connection()
-
-    def _leased(self, lease: Lease) -> None:
-        budget = self.budget
-        if budget is not None and budget.leased is not None:
-            self.hub.counters.leases_received += 1
-            budget.leased.receive(lease, self.hub.now)
-            self.hub.queue.wake()
+        self.flush_connection()
 
     def identify(self, announcement: Announcement | None, tenant: str, instance: str) -> None:
         """Say who this is, to people and to providers that want to know who calls."""
@@ -351,13 +315,13 @@ class Link:
     def refuse(self, code: int, text: str, reason: str) -> None:
         """Refuse the SETUP and close."""
         self.connection.refuse(code, text)
-        self._flush_connection()
+        self.flush_connection()
         self.end(reason, text)
 
     def push(self, metadata: bytes) -> None:
         """Send METADATA_PUSH."""
         self.connection.send_metadata_push(metadata)
-        self._flush_connection()
+        self.flush_connection()
 
     def expire(self, now: float) -> None:
         """A deadline of stream 0 has come (called by the wheel)."""
@@ -423,7 +387,7 @@ class Link:
     def fail(self, code: int, text: str, reason: str) -> None:
         """End the connection from our side, with an ERROR on stream 0."""
         self.connection.fail(code, text, reason)
-        self._flush_connection()
+        self.flush_connection()
         self.end(reason, text)
 
     def end(self, reason: str, text: str) -> None:
