@@ -278,6 +278,29 @@ async def test_it_goes_on_with_nothing_lost_when_it_wakes() -> None:
     assert len(pair.caller.received()) == sent
 
 
+async def test_a_source_that_cannot_wait_decides_itself_what_to_leave_out() -> None:
+    """A hot source sees finite credit although its consumer asked for everything; what it drops
+    meanwhile is its own policy, and nothing of it waits here."""
+    pair = Pair(REQUEST_STREAM, UNLIMITED)
+    sent, dropped = [], 0
+    for tick in range(600):
+        if tick == 50:
+            pair.stop_reading(pair.caller, waiting=300_000)
+        elif tick == 500:
+            pair.go_on_reading(pair.caller)
+        if pair.credit() > 0:
+            pair.provider.send(pair.item(b"%06d" % tick + bytes(20_000)))
+            pair.granted -= 1
+            sent.append(tick)
+        else:
+            dropped += 1
+    arrived = [int(decode_payload(frame).data[:6]) for frame in pair.caller.received()]
+    assert arrived == sent
+    assert dropped > 300
+    assert sent[-1] == 599
+    assert pair.hub.streams_open() == 1
+
+
 async def test_time_without_credit_is_counted_by_whose_doing_it_was() -> None:
     pair = Pair(REQUEST_STREAM, 1)
     pair.provider.send(pair.item(b"x" * 10_000))
