@@ -70,6 +70,12 @@ class ItemCall(Call):
             if grant:
                 self.caller.send(encode_request_n(self.caller_id, grant))
 
+    def take_back(self, credit: Credit | None) -> None:
+        """One item of what was granted was spent on nothing: it may be granted again."""
+        if credit is not None:
+            credit.granted -= 1
+            self.counters.credit_granted -= 1
+
     def _settle(self, credit: Credit, consumer: Link, undisturbed: bool, side: str) -> int:
         counters = self.counters
         before = credit.settled

@@ -192,6 +192,8 @@ class Link:
 
     def writable(self, ready: bool) -> None:
         """Outbound rose over its high watermark or fell to the low one."""
+        if self.id not in self.hub.links:  # the last flush of a session that has ended
+            return
         self.congested = not ready
         self.accepting = ready and self.open and self.connection.phase is Phase.OPEN
         self.choose_way()

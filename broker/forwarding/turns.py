@@ -44,7 +44,6 @@ from rsocket_mesh.protocol.frames import (
     describe,
     encode_cancel,
     encode_error,
-    encode_request_n,
     restamp,
 )
 
@@ -237,10 +236,15 @@ def _answer(turn: Turn) -> None:
 
 
 def _blank(turn: Turn) -> None:
+    """It cost its sender a credit that its receiver will never see used."""
     turn.link.ignored("PAYLOAD without NEXT and COMPLETE")
-    # It cost its sender a credit that its receiver will never see used.
-    stream_id = STREAM_ID.unpack_from(turn.frame)[0]
-    turn.link.send(encode_request_n(stream_id, 1))
+    call = turn.items
+    if turn.from_caller:
+        call.take_back(call.up)
+        call.settle_up()
+    else:
+        call.take_back(call.down)
+        call.settle_down()
 
 
 def _first(turn: Turn) -> None:
@@ -338,6 +342,8 @@ def _refuse_more(turn: Turn) -> None:
     elif requesting:
         # The rest of the request's fragments is of no use to anybody now.
         call.set_caller_law(law.CALLER_ASKS)
+    if call.coming_up:  # nor is that of an item: its end will not be seen
+        call.whole_up()
 
 
 def _fail(turn: Turn) -> None:

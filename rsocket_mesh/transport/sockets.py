@@ -54,6 +54,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_dropped",
         "_error",
         "_goodbye_due",
+        "_input_ended",
         "_paused",
         "_queue",
         "_queued",
@@ -88,6 +89,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._queue: deque[bytes | bytearray] = deque()  # whole messages, behind `_rest`
         self._queued = 0  # bytes of both
         self._goodbye_due = False  # say goodbye when all of that has left
+        self._input_ended = False  # the peer has said goodbye
         self._settled = False  # why it ends is known; what the socket reports now is no news
         self._error: Exception | None = None  # why it ends, if not in order
         self._deadline: asyncio.TimerHandle | None = None
@@ -143,14 +145,20 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if self._socket is not None and not self._socket.is_closing():
             self._socket.resume_reading()
 
-    def eof_received(self) -> None:
-        """The peer sends no more: it is gone, RSocket knows no half-closed connection."""
+    def eof_received(self) -> bool:
+        """The peer sends no more: it is gone, RSocket knows no half-closed connection. What waits
+        here may still leave; returning True keeps the loop from closing at once."""
         if not self._closing:
             self._error = self._end_of_input()
             self.flush()
             self._closing = self._settled = True
             if self.outbound_size():
                 self._arm(self.linger, self._close_overdue)
+        self._input_ended = True
+        if self._socket is None or not self._is_waiting or self._url.is_encrypted:
+            return False
+        self._goodbye_due = True
+        return True
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -167,7 +175,10 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._congested = False
         if self._goodbye_due:
             self._goodbye_due = False
-            self._say_goodbye()
+            if self._input_ended:  # soon: asyncio does not expect a close from in here
+                self._loop.call_soon(self._socket.close)
+            else:
+                self._say_goodbye()
         elif not self._closing:
             self._notify_writable(True)
 
@@ -195,7 +206,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             return
         self._closing = self._settled = True
         self._arm(self.linger, self._close_overdue)
-        if self._congested and (self._queued or self._first):
+        if self._is_waiting:
             self._goodbye_due = True
         else:
             self._say_goodbye()
@@ -220,6 +231,11 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
     @abstractmethod
     def _bytes_received(self, data: bytes) -> None:
         """Take what one event read."""
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether anything waits here, in front of the loop's transport."""
+        return self._congested and bool(self._queued or self._first)
 
     def _say_goodbye(self) -> None:
         self._end_output()

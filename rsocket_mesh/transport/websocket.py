@@ -47,7 +47,7 @@ _log.setLevel(logging.WARNING)
 class WebSocketTransport(SocketTransport):
     """What both ends do alike once the handshake is over."""
 
-    __slots__ = ("_farewell", "_message", "_protocol")
+    __slots__ = ("_end_due", "_farewell", "_message", "_protocol")
 
     _protocol: Protocol
 
@@ -63,6 +63,7 @@ class WebSocketTransport(SocketTransport):
         super().__init__(loop, url, accept, max_frame, max_outbound)
         self._protocol = protocol
         self._message: bytearray | None = None  # fragments of a message that is not complete
+        self._end_due = False  # the protocol layer is done, and its last words wait
         self._farewell: tuple[int, str] = (CloseCode.NORMAL_CLOSURE, "")
 
     def flush(self) -> None:
@@ -83,10 +84,11 @@ class WebSocketTransport(SocketTransport):
         mask = self._is_client
         return [Frame(Opcode.BINARY, frame).serialize(mask=mask) for frame in frames]
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         if not self._closing:
             text = f"{self.name}: the peer closed without a WebSocket close frame"
             self._fail(ConnectionClosed(text, reason="abnormal-close"))
+        return False
 
     @property
     def _is_client(self) -> bool:
@@ -167,6 +169,8 @@ class WebSocketTransport(SocketTransport):
         if self._protocol.state is OPEN:
             self._protocol.send_close(*self._farewell)
         self._write_control()
+        if self._end_due:
+            self._end_output()
 
     def _write_control(self) -> None:
         """Write what the protocol layer has to say: handshakes, pongs, close frames, the end."""
@@ -175,6 +179,8 @@ class WebSocketTransport(SocketTransport):
                 return
             if data:
                 self._write([data])
+            elif self._is_waiting:
+                self._end_due = self._goodbye_due = True
             else:
                 self._end_output()
 
@@ -246,11 +252,11 @@ class ClientTransport(WebSocketTransport):
             self.opened.set_exception(ConnectionError(f"WebSocket handshake: {_explain(why)}"))
         super().connection_lost(exc)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         if not self.opened.done():
             # Tells the protocol layer that the body of an HTTP error is complete.
             self._protocol.receive_eof()
-        super().eof_received()
+        return super().eof_received()
 
     def _socket_ready(self) -> None:
         self._protocol.send_request(self._protocol.connect())

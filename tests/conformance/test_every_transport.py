@@ -13,7 +13,7 @@ import pytest
 from rsocket_mesh.errors import ConnectionClosed, Unreachable
 from rsocket_mesh.protocol.frames import MAX_FRAME_SIZE
 from rsocket_mesh.protocol.framing import prefix_lengths
-from rsocket_mesh.transport import sockets
+from rsocket_mesh.transport import framed
 from tests.support.transport_ends import (
     KINDS,
     Place,
@@ -212,7 +212,7 @@ async def test_closing_inside_a_batch_ends_the_delivery(place: Place) -> None:
 async def test_a_close_ends_in_bounded_time_even_if_the_peer_is_stuck(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(framed, "CLOSE_TIMEOUT", 0.1)
     async with place.pair() as (near, far):
         stop_reading(far.transport)
         send(near.transport, b"goodbye")
@@ -318,6 +318,22 @@ async def test_what_waits_leaves_before_the_connection_closes_in_order(place: Pl
         go_on_reading(far.transport)
         await far.arrived(100)
         assert await far.ended() is None
+
+
+@on_sockets
+async def test_what_waits_leaves_although_the_peer_says_goodbye_meanwhile(place: Place) -> None:
+    """Both say goodbye while megabytes wait: all of it still arrives, and both end in order."""
+    async with place.pair() as (near, far):
+        stop_reading(far.transport)
+        for _ in range(100):
+            send(near.transport, b"x" * 100_000)
+        near.transport.close()
+        go_on_reading(far.transport)
+        await far.arrived(1)
+        far.transport.close()
+        await near.ended()
+        await far.ended()
+        assert near.transport.outbound_size() == 0
 
 
 @on_sockets

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rsocket_mesh.errors import ConnectionClosed, Unreachable
 from rsocket_mesh.protocol.framing import prefix_lengths
-from rsocket_mesh.transport import dial, listen, sockets
+from rsocket_mesh.transport import dial, framed, listen
 from tests.support.transport_ends import Place, Recorder, send
 from tests.support.waiting import until
 
@@ -169,7 +169,7 @@ async def test_the_last_word_reaches_a_peer_that_keeps_sending(stream_place: Pla
 async def test_a_peer_that_never_closes_is_cut_off_after_a_bounded_time(
     stream_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(framed, "CLOSE_TIMEOUT", 0.05)
     far = Recorder()
     async with raw_peer(stream_place, far) as (reader, _):
         send(far.transport, b"goodbye")
@@ -181,7 +181,7 @@ async def test_a_peer_that_never_closes_is_cut_off_after_a_bounded_time(
 async def test_a_peer_that_does_not_read_cannot_delay_a_close_for_ever(
     stream_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(framed, "CLOSE_TIMEOUT", 0.05)
     far = Recorder()
     async with raw_peer(stream_place, far) as (reader, _):
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # no public way

@@ -189,7 +189,7 @@ async def test_a_peer_that_vanishes_without_a_close_frame_is_an_error() -> None:
 async def test_a_peer_that_does_not_answer_our_close_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rsocket_mesh.transport.sockets.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("rsocket_mesh.transport.framed.CLOSE_TIMEOUT", 0.05)
     far = Recorder()
     async with raw_client(far) as (reader, writer):
         await handshake(reader, writer)

@@ -221,6 +221,34 @@ async def test_a_call_that_ends_between_fragments_gives_back_what_it_held(by: st
     assert pair.provider.link.consuming == pair.caller.link.consuming == 0
 
 
+@pytest.mark.parametrize("requesting", [False, True])
+async def test_a_provider_that_wants_no_more_in_the_middle_of_a_message_still_gets_credit(
+    requesting: bool,
+) -> None:
+    pair = Pair(REQUEST_CHANNEL, UNLIMITED, follows=requesting)
+    if not requesting:
+        pair.provider.send(encode_request_n(pair.there, 10))
+        pair.caller.received()
+        pair.caller.send(encode_payload(1, None, b"part", follows=True))
+        pair.provider.received()
+    pair.provider.send(encode_cancel(pair.there))
+    assert CANCEL in kinds(pair.caller)
+    pair.caller.send(encode_payload(1, None, b"rest", complete=True))
+    assert pair.produce(200, 100) == 200
+    assert pair.caller.link.unfinished == 0
+
+
+async def test_an_item_that_is_none_gives_no_credit_back_between_fragments() -> None:
+    pair = Pair(REQUEST_CHANNEL, UNLIMITED)
+    pair.provider.send(encode_request_n(pair.there, 10))
+    pair.provider.send(pair.item(b"part", follows=True))
+    pair.caller.received()
+    pair.caller.send(HEADER.pack(1, PAYLOAD << 10))
+    assert REQUEST_N not in kinds(pair.caller)
+    pair.provider.send(pair.item(b"rest"))
+    assert kinds(pair.caller) == [PAYLOAD, REQUEST_N]
+
+
 # -- producers that send too much -----------------------------------------------------------------
 
 
@@ -389,6 +417,20 @@ async def test_who_reads_nothing_over_the_limit_is_closed_after_its_time_and_not
     assert not pair.caller.link.open
     assert pair.bench.counters.closes["slow-reader"] == 1
     assert kinds(pair.provider) == [CANCEL]
+
+
+async def test_a_session_whose_last_flush_fills_its_outbound_leaves_nothing_behind() -> None:
+    pair = Pair(REQUEST_STREAM, 5)
+    link, close = pair.caller.link, pair.caller.transport.close
+
+    def close_over_the_mark() -> None:
+        link.writable(False)
+        close()
+
+    pair.caller.transport.close = close_over_the_mark  # type: ignore[method-assign]
+    link.fail(ErrorCode.CONNECTION_ERROR, "bad", "protocol-error")
+    assert link.slow_reader is None
+    assert not link.congested
 
 
 async def test_who_reads_a_little_or_has_less_waiting_is_slow_and_no_slow_reader() -> None:
