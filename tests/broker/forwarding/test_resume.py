@@ -463,25 +463,57 @@ async def test_when_memory_is_short_the_largest_store_is_forgotten_and_its_sessi
     assert callers[1].link.open
 
 
+@pytest.mark.parametrize("limit", ["connections", "connections_per_address"])
+async def test_at_the_limit_of_connections_a_session_is_resumed_and_no_other_begun(
+    limit: str,
+) -> None:
+    """Its client is the one who comes then; and sessions left behind do not add up."""
+    at = bench(**{limit: 2})
+    first = at.peer(address="192.0.2.1")
+    first.send(setup_frame())
+    other = at.peer(address="192.0.2.1")
+    other.send(setup_frame(token=TOKEN + b"2"), encode_keepalive(respond=True))
+    assert peek(other.received()[0])[1] == KEEPALIVE
+    first.close()
+    assert not at.hub.admission.is_full()
+    third = at.peer(address="192.0.2.1")
+    third.send(setup_frame(token=TOKEN + b"3"))
+    code, text = refusal(third)
+    assert code == ErrorCode.REJECTED_SETUP
+    assert text.startswith("OVERLOADED: ")
+    assert at.counters.limits[limit] == 1
+    assert at.counters.closes["too-many-connections"] == 1
+    again = at.peer(address="192.0.2.1")
+    again.send(encode_resume(Resume(TOKEN, 0, 0)))
+    assert peek(again.received()[0])[1] == RESUME_OK
+    assert at.counters.limits[limit] == 1
+    assert at.hub.admission.is_full() is (limit == "connections")
+    assert at.hub.admission._sockets == at.hub.admission._sessions == {"192.0.2.1": 2}
+
+
 async def test_a_session_counts_for_the_address_it_comes_from_also_while_it_waits() -> None:
     """Or one address could leave ever more of them behind."""
     at = bench(connections_per_address=2)
+    places = at.hub.admission
     first = at.peer(address="192.0.2.1")
     first.send(setup_frame())
     first.close()
     other = at.peer(address="192.0.2.1")
-    third = at.peer(address="192.0.2.1")
-    assert third.transport.closed
-    assert not other.transport.closed
+    assert (places._sockets, places._sessions) == ({"192.0.2.1": 1}, {"192.0.2.1": 1})
     again = at.peer(address="192.0.2.2")
     again.send(encode_resume(Resume(TOKEN, 0, 0)))
     assert peek(again.received()[0])[1] == RESUME_OK
-    assert at.hub.admission._by_address == {"192.0.2.1": 1, "192.0.2.2": 1}
-    assert at.hub.admission._silent == {other.link: None}
-    again.close()
+    assert places._sockets == {"192.0.2.1": 1, "192.0.2.2": 1}
+    assert places._sessions == {"192.0.2.2": 1}
+    assert places._silent == {other.link: None}
+    over_a_live_one = at.peer(address="192.0.2.1")
+    over_a_live_one.send(encode_resume(Resume(TOKEN, 0, 0)))
+    assert (places._sockets, places._sessions) == ({"192.0.2.1": 2}, {"192.0.2.1": 1})
+    over_a_live_one.close()
     at.pass_time(61)
     other.close()
-    assert at.hub.admission._by_address == {}
+    assert (places._sockets, places._sessions) == ({}, {})
+    assert not places._detached
 
 
 # -- refusals -------------------------------------------------------------------------------------
