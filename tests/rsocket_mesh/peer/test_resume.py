@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ from rsocket_mesh.protocol.frames import (
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix_lengths
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.resume import MIN_TOKEN, SESSION_BYTES
+from tests.support.raw_peers import ListTransport
 from tests.support.waiting import settled, until
 
 HELLO = Setup(20_000, 90_000, "message/x.rsocket.composite-metadata.v0", "application/cbor")
@@ -338,6 +340,56 @@ async def test_a_server_that_does_not_answer_resume_is_left(session, monkeypatch
     socket = session.socket = await session.server.socket()
     await socket.expect(RESUME)
     await socket.ended()
+    await session.resumed(0)
+
+
+async def test_an_answer_in_the_turn_of_the_loop_in_which_its_time_is_over_is_the_answer(
+    session, monkeypatch
+):
+    """And no second RESUME follows, with which the server would close what runs."""
+    monkeypatch.setattr(redial, "ATTEMPT_TIMEOUT", 0.5)
+    await session.cut()
+    socket = session.socket = await session.server.socket()
+    await socket.expect(RESUME)
+    socket.send(frames.encode_resume_ok(0))
+    time.sleep(0.6)  # noqa: ASYNC251  # the loop is busy beyond the time of the attempt
+    await until(lambda: not session.peer.is_detached, "resumed")
+    assert await session.server.nobody_comes()
+    call = session.call()
+    await socket.expect(REQUEST_RESPONSE)
+    socket.send(answer(1, b"a"))
+    await call
+
+
+async def test_an_answer_behind_the_end_of_its_time_attaches_nothing(session):
+    session.server.stop()
+    await session.cut()
+    transport = session.peer._redial.transport
+    exchange = redial._Exchange(transport, b"token")
+    late = ListTransport("late")
+    exchange.connected(late)
+    exchange.answered.cancel()  # what the time-out does; the task learns of it a turn later
+    data = b"".join(prefix_lengths([frames.encode_resume_ok(0)]))
+    assert exchange.batch_received(data) == len(data)
+    assert session.peer.is_detached
+    exchange.close()
+    assert late.closed
+
+
+async def test_one_looks_for_a_socket_at_a_time_and_one_socket_carries_the_session(session):
+    session.server.stop()
+    await session.cut()
+    looking = session.peer._redial._task
+    session.peer._redial.start()
+    await settled()
+    assert looking.cancelled()
+    await session.server.start()
+    await session.resumed(0)
+    await until(lambda: not session.peer.is_detached, "resumed")
+    other = ListTransport("other")
+    session.peer._redial.transport.resumed(other, 0)
+    await session.socket.ended()
+    other.receiver.disconnected(None)
     await session.resumed(0)
 
 
