@@ -444,6 +444,27 @@ async def test_a_peer_that_tells_no_positions_costs_its_store_and_cannot_resume(
     assert [peek(frame)[1] for frame in provider.received()] == [CANCEL]
 
 
+async def test_a_peer_that_reads_all_and_always_says_position_0_is_not_held_up() -> None:
+    """It costs its session the way back, and no more."""
+    at = bench(resume_bytes=65_536)
+    provider, caller = at.provider(), resumable(at)
+    caller.send(request(REQUEST_STREAM, 1, n=0x7FFF_FFFF))
+    granted = decode_request(provider.received()[0]).initial_n or 0
+    for sent in range(200):
+        assert granted > sent, "the provider may go on"
+        provider.send(encode_payload(2, None, bytes(1000)))
+        for frame in caller.received():
+            if peek(frame)[1] == KEEPALIVE:
+                caller.send(encode_keepalive(respond=False))
+        granted += sum(decode_request_n(frame) for frame in provider.received())
+    assert not caller.link.congested
+    assert at.hub.sessions.pool.used == 0
+    caller.close()
+    code, text = refusal(resume(at, 0))
+    assert code == ErrorCode.REJECTED_RESUME
+    assert "position 0" in text
+
+
 async def test_when_memory_is_short_the_largest_store_is_forgotten_and_its_session_lives() -> None:
     at = bench()
     provider = at.provider()
