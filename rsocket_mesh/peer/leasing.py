@@ -145,8 +145,11 @@ class LeasedResponder(Responder):
         self._is_due = False
 
     def begin_leases(self) -> None:
-        """Leases were negotiated: grant the first now, and go on."""
-        self.lessor = Lessor(LEASE_TTL)
+        """Leases were negotiated, or there is a new socket: grant the first now, and go on."""
+        if self.lessor is None:
+            self.lessor = Lessor(LEASE_TTL)
+        else:
+            self.lessor.restart(self.loop.time())
         self._renew()
 
     def receive_frame(self, stream_id: int, kind: int, flags: int, frame: bytes) -> None:

@@ -25,6 +25,7 @@ from rsocket_mesh.protocol.frames import (
     Setup,
     decode_error,
     decode_keepalive,
+    decode_lease,
     decode_payload,
     decode_request,
     decode_request_n,
@@ -237,6 +238,20 @@ async def test_leases_begin_anew_on_the_new_socket_in_both_directions() -> None:
     again.send(encode_lease(Lease(10_000, 5)))
     caller.send(request(REQUEST_RESPONSE, 3))
     assert peek(again.received()[0])[1] == REQUEST_RESPONSE
+
+
+async def test_requests_within_the_old_lease_that_come_again_are_not_beyond_the_new_one() -> None:
+    at = bench()
+    client = at.peer("first socket")
+    setup = Setup(20_000, 90_000, COMPOSITE, OCTET_STREAM, lease=True, resume_token=TOKEN)
+    client.send(encode_setup(setup))
+    (old,) = (decode_lease(frame).requests for frame in client.received())
+    client.close()  # and all that it sent is lost
+    again = resume(at, 0)
+    _, lease = sorted(again.received(), key=lambda frame: peek(frame)[1] == LEASE)
+    count = old + decode_lease(lease).requests
+    again.send(*(request(REQUEST_RESPONSE, 2 * index + 1) for index in range(count)))
+    assert at.counters.leased_requests == {"used": count}
 
 
 # -- the end --------------------------------------------------------------------------------------

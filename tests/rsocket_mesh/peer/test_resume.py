@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from rsocket_mesh.peer import Peer, open_peer, redial
 from rsocket_mesh.peer import peer as peer_module
 from rsocket_mesh.protocol import frames
 from rsocket_mesh.protocol.frames import (
+    ERROR,
     KEEPALIVE,
     LEASE,
     REQUEST_RESPONSE,
@@ -157,8 +159,10 @@ async def server() -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def a_session(server: Server, setup: Setup = HELLO) -> AsyncIterator[Session]:
-    opening = asyncio.create_task(open_peer(server.url, setup=setup, timeout=WAIT, resume=True))
+async def a_session(server: Server, setup: Setup = HELLO, **options: Any) -> AsyncIterator[Session]:
+    opening = asyncio.create_task(
+        open_peer(server.url, setup=setup, timeout=WAIT, resume=True, **options)
+    )
     socket = await server.socket()
     said = frames.decode_setup(await socket.expect(SETUP))
     assert frames.decode_keepalive(await socket.expect(KEEPALIVE)) == (True, 0, b"")
@@ -435,6 +439,21 @@ async def test_leases_begin_anew_on_the_new_socket(server):
         await session.socket.expect(REQUEST_RESPONSE)
         session.socket.send(answer(1, b"a"))
         await call
+
+
+async def test_requests_within_the_old_lease_may_come_again_where_there_is_no_room_now(server):
+    room = 2
+    setup = HELLO._replace(lease=True)
+    async with a_session(server, setup, free=lambda _: room) as session:
+        assert frames.decode_lease(await session.socket.expect(LEASE)).requests == 2
+        room = 0
+        await session.cut()  # two requests are lost with it
+        await session.resumed(0)
+        request = frames.encode_request(REQUEST_RESPONSE, 2, None, b"q")
+        session.socket.send(request, b"\0\0\0\4" + request[4:], b"\0\0\0\6" + request[4:])
+        errors = [frames.decode_error(await session.socket.expect(ERROR)) for _ in range(3)]
+        beyond = [error.stream_id for error in errors if "beyond the lease" in error.text]
+        assert beyond == [6]
 
 
 # -- the store ------------------------------------------------------------------------------------
