@@ -75,7 +75,8 @@ class LeasedRequester(Requester):
                 await unit
         except BaseException as exc:
             if unit.done() and not unit.cancelled() and unit.exception() is None:
-                leased.left += 1  # given in the moment of giving up
+                assert self.leased is not None
+                self.leased.left += 1  # given in the moment of giving up; it may be another by now
                 self._hand_out()
             if isinstance(exc, TimeoutError):
                 raise DeadlineExceeded(
