@@ -3,6 +3,10 @@
 Every connection has a place here from the moment it is accepted to its end. Who comes when there is
 none is told so in an ERROR frame and closed; of those that have not sent SETUP yet the oldest makes
 room instead, so that silent sockets never keep out those who speak at once.
+
+A session that waits for a new socket has none, and takes no place from a connection: the next one
+may be its own client with RESUME. It counts as soon as somebody wants to begin another session, so
+that nobody leaves ever more of them behind.
 """
 
 from __future__ import annotations
@@ -32,13 +36,15 @@ class Admission:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._limits = hub.config.limits
-        self._by_address: dict[str, int] = {}
+        self._sockets: dict[str, int] = {}  # connections by address
+        self._sessions: dict[str, int] = {}  # those that sent SETUP, and those that wait
         self._silent: dict[Link, None] = {}  # those without SETUP, oldest first
+        self._detached: set[Link] = set()  # sessions that wait for a socket
         self.expire(hub.now)
 
     def is_full(self) -> bool:
         """Whether there is no place for another connection."""
-        return len(self._hub.links) >= self._limits.connections
+        return len(self._hub.links) - len(self._detached) >= self._limits.connections
 
     def paused(self) -> None:
         """The last descriptors but those to spare are in use, and nothing is accepted for now."""
@@ -49,46 +55,62 @@ class Admission:
     def came(self, link: Link) -> None:
         """Give *link*, whose transport is there, its place, or end it."""
         address = link.place = link.transport.peer_address
-        if address is not None:
-            here = self._by_address[address] = self._by_address.get(address, 0) + 1
-            most = self._limits.connections_per_address
-            if here > most:
-                text = f"OVERLOADED: {address} has {most} connections already; close some"
-                self._turn_away(link, "connections_per_address", text, TOO_MANY)
-                return
         self._silent[link] = None
+        most = self._limits.connections_per_address
+        if _count(self._sockets, address) > most:
+            self._crowded(link, address, most)
+            return
         most = self._limits.connections_without_setup
         if len(self._silent) > most:
             text = f"OVERLOADED: more than {most} connections have not sent SETUP; send it at once"
             oldest = next(iter(self._silent))
             self._turn_away(oldest, "connections_without_setup", text, CROWDED_OUT)
 
+    def _crowded(self, link: Link, address: str | None, most: int) -> None:
+        text = f"OVERLOADED: {address} has {most} connections already; close some"
+        self._turn_away(link, "connections_per_address", text, TOO_MANY)
+
     def _turn_away(self, link: Link, limit: str, text: str, reason: str) -> None:
         self._hub.counters.limits[limit] += 1
         link.fail(ErrorCode.REJECTED_SETUP, text, reason)
 
-    def spoke(self, link: Link) -> None:
-        """The SETUP of *link* has come."""
-        self._silent.pop(link, None)
+    def spoke(self, link: Link) -> bool:
+        """The SETUP of *link* has come: return whether there is a place for one more session, those
+        that wait for a socket included. If not, *link* has ended."""
+        del self._silent[link]
+        here = _count(self._sessions, link.place)
+        most = self._limits.connections
+        if len(self._hub.links) - len(self._silent) > most:
+            self._turn_away(link, "connections", _too_many(most), TOO_MANY)
+            return False
+        most = self._limits.connections_per_address
+        if here > most:
+            self._crowded(link, link.place, most)
+            return False
+        return True
+
+    def lost(self, session: Link) -> None:
+        """The socket of *session* is gone, and it waits for another one."""
+        self._detached.add(session)
+        _uncount(self._sockets, session.place)
 
     def moved(self, session: Link, link: Link) -> None:
-        """*session* goes on over the connection of *link*, and has its place. While it waited it
-        kept its own: who leaves sessions behind must not have room for ever more of them."""
+        """*session* goes on over the connection of *link*, and counts for its address."""
         self.left(session)
-        self._silent.pop(link, None)
-        session.place, link.place = link.place, None
+        del self._silent[link]
+        session.place = link.place
+        _count(self._sessions, session.place)
 
     def left(self, link: Link) -> None:
         """*link* has ended: its place is free. Call it once."""
-        self._silent.pop(link, None)
-        address = link.place
-        if address is None:
-            return
-        here = self._by_address[address] - 1
-        if here:
-            self._by_address[address] = here
+        if link in self._silent:
+            del self._silent[link]
         else:
-            del self._by_address[address]
+            _uncount(self._sessions, link.place)
+        if link in self._detached:
+            self._detached.remove(link)
+        else:
+            _uncount(self._sockets, link.place)
 
     def expire(self, now: float) -> None:
         """End those whose frame has been coming for too long (called by the wheel).
@@ -116,8 +138,7 @@ class TurnedAway:
 
     def connected(self, transport: Transport) -> None:
         """Say why, and close."""
-        most = self._hub.config.limits.connections
-        text = f"OVERLOADED: this broker has {most} connections already; try another"
+        text = _too_many(self._hub.config.limits.connections)
         frame = encode_error(0, ErrorCode.REJECTED_SETUP, text)
         transport.outbound += (prefix(len(frame)), frame)
         transport.linger = REFUSED_LINGER
@@ -136,3 +157,27 @@ class TurnedAway:
 
     def writable(self, ready: bool) -> None:
         """Nothing more is written."""
+
+
+def _too_many(most: int) -> str:
+    """Return what is said where *most* are connected already."""
+    return f"OVERLOADED: this broker has {most} connections already; try another"
+
+
+def _count(counts: dict[str, int], address: str | None) -> int:
+    """Count one more for *address*; return how many there are. Unix sockets have no address."""
+    if address is None:
+        return 0
+    here = counts[address] = counts.get(address, 0) + 1
+    return here
+
+
+def _uncount(counts: dict[str, int], address: str | None) -> None:
+    """Count one less, and keep no zeros."""
+    if address is None:
+        return
+    here = counts[address] - 1
+    if here:
+        counts[address] = here
+    else:
+        del counts[address]

@@ -204,7 +204,8 @@ class Hub:
 
     def admit(self, link: Link, setup: Setup) -> None:
         """Accept or refuse the SETUP of *link*, and register what it announces."""
-        self.admission.spoke(link)
+        if not self.admission.spoke(link):
+            return
         try:
             announced = self._announced(setup)
         except Invalid as exc:

@@ -105,7 +105,7 @@ class Leasing:
 
     def restart(self) -> None:
         """The session goes on over another connection, on which nothing is granted yet (C-123)."""
-        self._lessor.restart()
+        self._lessor.restart(self._hub.now)
         self._renew(self._hub.now)
 
     def take(self) -> Overloaded | None:

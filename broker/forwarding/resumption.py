@@ -130,6 +130,7 @@ class Sessions:
         if is_slow or hub.is_draining or link.connection.phase is not Phase.OPEN:
             return False
         link.connection.suspend(hub.tick() + self._timeout)
+        hub.admission.lost(link)
         hub.watch(link)
         _log.log(_level(link), "%s waits for its peer: %s", link.name, error or "it closed")
         return True

@@ -75,7 +75,8 @@ class LeasedRequester(Requester):
                 await unit
         except BaseException as exc:
             if unit.done() and not unit.cancelled() and unit.exception() is None:
-                leased.left += 1  # given in the moment of giving up
+                assert self.leased is not None
+                self.leased.left += 1  # given in the moment of giving up; it may be another by now
                 self._hand_out()
             if isinstance(exc, TimeoutError):
                 raise DeadlineExceeded(
@@ -145,8 +146,11 @@ class LeasedResponder(Responder):
         self._is_due = False
 
     def begin_leases(self) -> None:
-        """Leases were negotiated: grant the first now, and go on."""
-        self.lessor = Lessor(LEASE_TTL)
+        """Leases were negotiated, or there is a new socket: grant the first now, and go on."""
+        if self.lessor is None:
+            self.lessor = Lessor(LEASE_TTL)
+        else:
+            self.lessor.restart(self.loop.time())
         self._renew()
 
     def receive_frame(self, stream_id: int, kind: int, flags: int, frame: bytes) -> None:

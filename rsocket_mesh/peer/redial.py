@@ -56,10 +56,11 @@ class Redial:
 
     def start(self) -> None:
         """The socket is lost: find another one."""
+        self.stop()  # one that looked for the last
         self._task = asyncio.create_task(self._find(), name="rsocket-mesh resume")
 
     def stop(self) -> None:
-        """The session is over. Idempotent."""
+        """Look no further. Idempotent."""
         if self._task is not None:
             self._task.cancel()
 
@@ -70,6 +71,8 @@ class Redial:
         while True:
             await asyncio.sleep(delay * random.uniform(0.1, 1))  # noqa: S311  # no secret
             delay = min(delay * 2, MAX_DELAY)
+            if not self.transport.is_detached:
+                return
             try:
                 await self._attempt()
             except (ResumeRefused, RemoteProtocolError) as exc:
@@ -91,6 +94,9 @@ class Redial:
             async with asyncio.timeout(ATTEMPT_TIMEOUT):
                 await self._dial(exchange)
                 await exchange.answered
+        except TimeoutError:
+            if not exchange.is_resumed:  # the answer may have come in the same turn of the loop
+                raise
         finally:
             exchange.close()
 
@@ -100,13 +106,14 @@ class _Exchange:
 
     Attributes:
         answered: done when the session runs on the socket; else why it does not.
+        is_resumed: whether the session runs on the socket.
     """
 
     def __init__(self, session: ResumableTransport, token: bytes) -> None:
         self._session = session
         self._token = token
         self._socket: Transport | None = None  # ours, as long as there is no answer
-        self._is_resumed = False
+        self.is_resumed = False
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.answered.add_done_callback(_look_at_it)
 
@@ -118,6 +125,8 @@ class _Exchange:
 
     def batch_received(self, data: bytes) -> int:
         stop = PREFIX_SIZE + int.from_bytes(data[:PREFIX_SIZE], "big")
+        if self.answered.done():  # given up, maybe in this very turn of the loop
+            return len(data)
         if len(data) < stop or self._socket is None:
             return 0
         try:
@@ -127,9 +136,9 @@ class _Exchange:
             self._socket.outbound += prefix_lengths([error])
             self._fail(exc)
             return len(data)
-        if self._is_resumed and stop < len(data):
+        if self.is_resumed and stop < len(data):
             return stop + self._session.batch_received(data[stop:])
-        return stop if self._is_resumed else len(data)
+        return stop if self.is_resumed else len(data)
 
     def _answer(self, frame: bytes) -> None:
         stream_id, kind, _ = peek(frame)
@@ -137,7 +146,7 @@ class _Exchange:
             assert self._socket is not None
             self._session.resumed(self._socket, decode_resume_ok(frame))
             self._socket = None
-            self._is_resumed = True
+            self.is_resumed = True
             self.answered.set_result(None)
         elif stream_id == 0 and kind == ERROR:
             error = decode_error(frame)

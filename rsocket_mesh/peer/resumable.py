@@ -115,6 +115,8 @@ class ResumableTransport(Transport):
         """
         self.flush()
         self.books.accept_resume_ok(position)
+        if self._socket is not None:  # two of them would carry one session
+            self._drop().abort()
         self._go_on(socket, [])
 
     def _go_on(self, socket: Transport, first: list[bytes]) -> None:

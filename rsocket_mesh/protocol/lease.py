@@ -16,6 +16,7 @@ from rsocket_mesh.protocol.frames import MAX_U31, Lease
 
 MAX_REQUESTS: Final = MAX_U31  # what a LEASE can say; stands for "as many as you like"
 GRACE: Final = 1.0  # s that a request may have been under way while its LEASE ended or was replaced
+REPLAY: Final = 5.0  # s on a new socket for requests to come again that were lost with the old one
 UNDER_WAY: Final = 0.05  # s after a LEASE in which requests sent before it mostly arrive
 FIRST_PAUSE: Final = 0.02  # s between two looks for room while the peer has nothing left; doubled
 LAST_PAUSE: Final = 0.5  # s; the longest of them, so that many who wait cost little
@@ -86,13 +87,21 @@ class Lessor:
     def __init__(self, ttl: float) -> None:
         """*ttl*: seconds that a LEASE is good for; it is renewed after half of them."""
         self._ttl = ttl
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew on a resumed connection (C-123): nothing is granted, `offer` is due."""
-        self.left = 0
         self._allowed = self._granted = self._carried = 0
-        self._until = self._carried_until = self._granted_at = -inf
+        self.restart(-inf)
+
+    def restart(self, now: float) -> None:
+        """Begin anew on a resumed connection (C-123): nothing is granted, `offer` is due.
+
+        What was granted and has not come may have been sent and lost with the socket: for `REPLAY`
+        seconds it may come again.
+        """
+        self.left = 0
+        lost = self._carried + self._allowed  # at most one LEASE of it, or sockets would add up
+        self._carried = self._granted = min(lost, max(self._carried, self._granted))
+        self._carried_until = now + REPLAY
+        self._allowed = 0
+        self._until = self._granted_at = -inf
         self._renew_at = self._look_at = -inf
         self._pause = FIRST_PAUSE
 
@@ -141,7 +150,7 @@ class Lessor:
 
     def _grant(self, requests: int, now: float) -> Lease:
         self._carried = min(self._known(now), self._granted)  # or many renewals would add up
-        self._carried_until = now + GRACE
+        self._carried_until = max(self._carried_until, now + GRACE)
         self.left = self._allowed = self._granted = requests
         self._until = now + self._ttl
         self._granted_at = now

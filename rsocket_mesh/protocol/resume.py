@@ -8,7 +8,8 @@ the two sides tell each other their positions, and each sends again what the oth
               0                           first              sent
 
 What is kept is bounded: per session by `StorePool.session_bytes`, and for all sessions together.
-Over the bound the oldest is forgotten, and a peer that turns out to lack it is refused.
+Over the bound the oldest is forgotten, and a peer that turns out to lack it is refused. For one
+that is asked for its position and does not know it, nothing is kept any more.
 Source: RSocket Protocol 1.0, "Resuming Operation".
 """
 
@@ -109,10 +110,13 @@ class ResumeBooks:
 
     __slots__ = (
         "_asked",
+        "_asked_from",
         "_earned_at",
         "_frames",
         "_fresh",
+        "_keeps",
         "_pool",
+        "_unanswered",
         "first",
         "received",
         "sent",
@@ -124,7 +128,11 @@ class ResumeBooks:
         self.stored = 0
         self._pool = pool
         self._frames: deque[bytes] = deque()  # with their prefixes, ready to be sent again
+        self._keeps = True  # until it turns out that the peer says no positions
         self._asked = False  # a KEEPALIVE of ours waits for its answer
+        # What the answer has to get beyond, as the peer has read that much: -1 if it has.
+        self._asked_from = -1
+        self._unanswered = 0  # KEEPALIVEs that want an answer; those of the clock overtake ours
         self._earned_at = 0  # what had moved when a KEEPALIVE was last earned
         self._fresh = 0  # bytes kept since the peer's position was last asked for
         pool.join(self)
@@ -161,6 +169,8 @@ class ResumeBooks:
             if kind in TRACKED:
                 self._keep(batch[position:stop])
             elif kind == KEEPALIVE:
+                if batch[start + 5] & FLAG_RESPOND:
+                    self._unanswered += 1
                 field = start + HEADER.size
                 stamped += (batch[copied:field], U64.pack(self.received))
                 copied = field + U64.size
@@ -188,12 +198,14 @@ class ResumeBooks:
             if kind in TRACKED:
                 self.received += size
             elif kind == KEEPALIVE and _says_position(data, start, size):
-                if not data[start + 5] & FLAG_RESPOND:
-                    self._asked = False
                 (value,) = U64.unpack_from(data, start + HEADER.size)
                 # Old news, and peers that never fill it in, say less than we know already.
                 if self.first < value <= MAX_U63 and not self._trim(value):
                     return position, self._not_ours(f"KEEPALIVE position {value}", value)
+                if self._asked_from < value <= MAX_U63:
+                    self._asked_from = -1
+                if not data[start + 5] & FLAG_RESPOND:
+                    self._answered()
             position = stop
         return position, ""
 
@@ -203,9 +215,12 @@ class ResumeBooks:
         The peer's own come with its clock; a fast stream would fill the store between two. One
         question is under way at most.
         """
-        if self._asked or self._fresh * ASKS_PER_STORE < self._pool.session_bytes:
+        is_due = self._fresh * ASKS_PER_STORE >= self._pool.session_bytes
+        if self._asked or not (is_due or (self._asked_from >= 0 and self.is_filling)):
             return None
         self._asked = True
+        self._asked_from = self.first if self.first < self.sent else -1
+        self._unanswered += 1
         self._fresh = 0
         frame = encode_keepalive(respond=True, position=self.received)
         return prefix(len(frame)) + frame
@@ -272,6 +287,8 @@ class ResumeBooks:
         Then `ask`: an answer to an earlier question may have been lost.
         """
         self._asked = False
+        self._asked_from = -1
+        self._unanswered = 0
         self._fresh = self.stored
         return list(self._frames)
 
@@ -290,6 +307,17 @@ class ResumeBooks:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    def _answered(self) -> None:
+        """A KEEPALIVE of ours was answered. If all were, and none of the answers got beyond what
+        the peer had said before we asked, it never will: keep nothing for it any more, or what is
+        kept would hold up its session for ever. It goes on, and can't be resumed."""
+        self._asked = False
+        self._unanswered = max(0, self._unanswered - 1)
+        if not self._unanswered and self._asked_from >= 0 and self.is_filling:
+            self._asked_from = -1
+            self._keeps = False
+            self.forget()
+
     def _clear(self) -> None:
         self._frames.clear()
         self._pool.used -= self.stored
@@ -301,6 +329,9 @@ class ResumeBooks:
         if self.sent + size > MAX_U63:
             raise LocalProtocolError(f"position {self.sent} + {size} exceeds {MAX_U63}")
         self.sent += size
+        if not self._keeps:
+            self.first = self.sent
+            return
         self._frames.append(prefixed)
         cost = len(prefixed) + FRAME_OVERHEAD
         self.stored += cost

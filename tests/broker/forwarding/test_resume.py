@@ -25,6 +25,7 @@ from rsocket_mesh.protocol.frames import (
     Setup,
     decode_error,
     decode_keepalive,
+    decode_lease,
     decode_payload,
     decode_request,
     decode_request_n,
@@ -239,6 +240,20 @@ async def test_leases_begin_anew_on_the_new_socket_in_both_directions() -> None:
     assert peek(again.received()[0])[1] == REQUEST_RESPONSE
 
 
+async def test_requests_within_the_old_lease_that_come_again_are_not_beyond_the_new_one() -> None:
+    at = bench()
+    client = at.peer("first socket")
+    setup = Setup(20_000, 90_000, COMPOSITE, OCTET_STREAM, lease=True, resume_token=TOKEN)
+    client.send(encode_setup(setup))
+    (old,) = (decode_lease(frame).requests for frame in client.received())
+    client.close()  # and all that it sent is lost
+    again = resume(at, 0)
+    _, lease = sorted(again.received(), key=lambda frame: peek(frame)[1] == LEASE)
+    count = old + decode_lease(lease).requests
+    again.send(*(request(REQUEST_RESPONSE, 2 * index + 1) for index in range(count)))
+    assert at.counters.leased_requests == {"used": count}
+
+
 # -- the end --------------------------------------------------------------------------------------
 
 
@@ -444,6 +459,27 @@ async def test_a_peer_that_tells_no_positions_costs_its_store_and_cannot_resume(
     assert [peek(frame)[1] for frame in provider.received()] == [CANCEL]
 
 
+async def test_a_peer_that_reads_all_and_always_says_position_0_is_not_held_up() -> None:
+    """It costs its session the way back, and no more."""
+    at = bench(resume_bytes=65_536)
+    provider, caller = at.provider(), resumable(at)
+    caller.send(request(REQUEST_STREAM, 1, n=0x7FFF_FFFF))
+    granted = decode_request(provider.received()[0]).initial_n or 0
+    for sent in range(200):
+        assert granted > sent, "the provider may go on"
+        provider.send(encode_payload(2, None, bytes(1000)))
+        for frame in caller.received():
+            if peek(frame)[1] == KEEPALIVE:
+                caller.send(encode_keepalive(respond=False))
+        granted += sum(decode_request_n(frame) for frame in provider.received())
+    assert not caller.link.congested
+    assert at.hub.sessions.pool.used == 0
+    caller.close()
+    code, text = refusal(resume(at, 0))
+    assert code == ErrorCode.REJECTED_RESUME
+    assert "position 0" in text
+
+
 async def test_when_memory_is_short_the_largest_store_is_forgotten_and_its_session_lives() -> None:
     at = bench()
     provider = at.provider()
@@ -463,25 +499,57 @@ async def test_when_memory_is_short_the_largest_store_is_forgotten_and_its_sessi
     assert callers[1].link.open
 
 
+@pytest.mark.parametrize("limit", ["connections", "connections_per_address"])
+async def test_at_the_limit_of_connections_a_session_is_resumed_and_no_other_begun(
+    limit: str,
+) -> None:
+    """Its client is the one who comes then; and sessions left behind do not add up."""
+    at = bench(**{limit: 2})
+    first = at.peer(address="192.0.2.1")
+    first.send(setup_frame())
+    other = at.peer(address="192.0.2.1")
+    other.send(setup_frame(token=TOKEN + b"2"), encode_keepalive(respond=True))
+    assert peek(other.received()[0])[1] == KEEPALIVE
+    first.close()
+    assert not at.hub.admission.is_full()
+    third = at.peer(address="192.0.2.1")
+    third.send(setup_frame(token=TOKEN + b"3"))
+    code, text = refusal(third)
+    assert code == ErrorCode.REJECTED_SETUP
+    assert text.startswith("OVERLOADED: ")
+    assert at.counters.limits[limit] == 1
+    assert at.counters.closes["too-many-connections"] == 1
+    again = at.peer(address="192.0.2.1")
+    again.send(encode_resume(Resume(TOKEN, 0, 0)))
+    assert peek(again.received()[0])[1] == RESUME_OK
+    assert at.counters.limits[limit] == 1
+    assert at.hub.admission.is_full() is (limit == "connections")
+    assert at.hub.admission._sockets == at.hub.admission._sessions == {"192.0.2.1": 2}
+
+
 async def test_a_session_counts_for_the_address_it_comes_from_also_while_it_waits() -> None:
     """Or one address could leave ever more of them behind."""
     at = bench(connections_per_address=2)
+    places = at.hub.admission
     first = at.peer(address="192.0.2.1")
     first.send(setup_frame())
     first.close()
     other = at.peer(address="192.0.2.1")
-    third = at.peer(address="192.0.2.1")
-    assert third.transport.closed
-    assert not other.transport.closed
+    assert (places._sockets, places._sessions) == ({"192.0.2.1": 1}, {"192.0.2.1": 1})
     again = at.peer(address="192.0.2.2")
     again.send(encode_resume(Resume(TOKEN, 0, 0)))
     assert peek(again.received()[0])[1] == RESUME_OK
-    assert at.hub.admission._by_address == {"192.0.2.1": 1, "192.0.2.2": 1}
-    assert at.hub.admission._silent == {other.link: None}
-    again.close()
+    assert places._sockets == {"192.0.2.1": 1, "192.0.2.2": 1}
+    assert places._sessions == {"192.0.2.2": 1}
+    assert places._silent == {other.link: None}
+    over_a_live_one = at.peer(address="192.0.2.1")
+    over_a_live_one.send(encode_resume(Resume(TOKEN, 0, 0)))
+    assert (places._sockets, places._sessions) == ({"192.0.2.1": 2}, {"192.0.2.1": 1})
+    over_a_live_one.close()
     at.pass_time(61)
     other.close()
-    assert at.hub.admission._by_address == {}
+    assert (places._sockets, places._sessions) == ({}, {})
+    assert not places._detached
 
 
 # -- refusals -------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from rsocket_mesh.protocol.frames import (
     peek,
 )
 from rsocket_mesh.protocol.framing import cut, prefix_lengths
+from rsocket_mesh.protocol.lease import Leased
 from rsocket_mesh.protocol.payload import Payload
 from tests.support.waiting import settled, until
 from tests.support.wire import join
@@ -239,9 +240,12 @@ async def test_too_many_who_wait_are_refused_here(client):
     waiting.cancel()
 
 
-async def test_one_that_gives_up_leaves_its_unit_to_the_next(client):
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_one_that_gives_up_leaves_its_unit_to_the_next(client, resumed):
     first, second = call(client), call(client, b"second")
     await settled()
+    if resumed:  # while they wait, the account begins anew
+        client.peer.requester.leased = Leased()
     client.peer.requester.lease_arrived(Lease(60_000, 1))
     first.cancel()  # in the same turn of the loop: it had been given the unit already
     await settled()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from rsocket_mesh.peer import Peer, open_peer, redial
 from rsocket_mesh.peer import peer as peer_module
 from rsocket_mesh.protocol import frames
 from rsocket_mesh.protocol.frames import (
+    ERROR,
     KEEPALIVE,
     LEASE,
     REQUEST_RESPONSE,
@@ -25,6 +28,7 @@ from rsocket_mesh.protocol.frames import (
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, prefix_lengths
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.resume import MIN_TOKEN, SESSION_BYTES
+from tests.support.raw_peers import ListTransport
 from tests.support.waiting import settled, until
 
 HELLO = Setup(20_000, 90_000, "message/x.rsocket.composite-metadata.v0", "application/cbor")
@@ -155,8 +159,10 @@ async def server() -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def a_session(server: Server, setup: Setup = HELLO) -> AsyncIterator[Session]:
-    opening = asyncio.create_task(open_peer(server.url, setup=setup, timeout=WAIT, resume=True))
+async def a_session(server: Server, setup: Setup = HELLO, **options: Any) -> AsyncIterator[Session]:
+    opening = asyncio.create_task(
+        open_peer(server.url, setup=setup, timeout=WAIT, resume=True, **options)
+    )
     socket = await server.socket()
     said = frames.decode_setup(await socket.expect(SETUP))
     assert frames.decode_keepalive(await socket.expect(KEEPALIVE)) == (True, 0, b"")
@@ -341,6 +347,56 @@ async def test_a_server_that_does_not_answer_resume_is_left(session, monkeypatch
     await session.resumed(0)
 
 
+async def test_an_answer_in_the_turn_of_the_loop_in_which_its_time_is_over_is_the_answer(
+    session, monkeypatch
+):
+    """And no second RESUME follows, with which the server would close what runs."""
+    monkeypatch.setattr(redial, "ATTEMPT_TIMEOUT", 0.5)
+    await session.cut()
+    socket = session.socket = await session.server.socket()
+    await socket.expect(RESUME)
+    socket.send(frames.encode_resume_ok(0))
+    time.sleep(0.6)  # noqa: ASYNC251  # the loop is busy beyond the time of the attempt
+    await until(lambda: not session.peer.is_detached, "resumed")
+    assert await session.server.nobody_comes()
+    call = session.call()
+    await socket.expect(REQUEST_RESPONSE)
+    socket.send(answer(1, b"a"))
+    await call
+
+
+async def test_an_answer_behind_the_end_of_its_time_attaches_nothing(session):
+    session.server.stop()
+    await session.cut()
+    transport = session.peer._redial.transport
+    exchange = redial._Exchange(transport, b"token")
+    late = ListTransport("late")
+    exchange.connected(late)
+    exchange.answered.cancel()  # what the time-out does; the task learns of it a turn later
+    data = b"".join(prefix_lengths([frames.encode_resume_ok(0)]))
+    assert exchange.batch_received(data) == len(data)
+    assert session.peer.is_detached
+    exchange.close()
+    assert late.closed
+
+
+async def test_one_looks_for_a_socket_at_a_time_and_one_socket_carries_the_session(session):
+    session.server.stop()
+    await session.cut()
+    looking = session.peer._redial._task
+    session.peer._redial.start()
+    await settled()
+    assert looking.cancelled()
+    await session.server.start()
+    await session.resumed(0)
+    await until(lambda: not session.peer.is_detached, "resumed")
+    other = ListTransport("other")
+    session.peer._redial.transport.resumed(other, 0)
+    await session.socket.ended()
+    other.receiver.disconnected(None)
+    await session.resumed(0)
+
+
 async def test_a_silent_socket_is_left_and_the_session_goes_on_over_another(server):
     """C-52: silence for the lifetime ends the socket, not the session."""
     async with a_session(server, HELLO._replace(lifetime_ms=200, keepalive_ms=100)) as session:
@@ -383,6 +439,21 @@ async def test_leases_begin_anew_on_the_new_socket(server):
         await session.socket.expect(REQUEST_RESPONSE)
         session.socket.send(answer(1, b"a"))
         await call
+
+
+async def test_requests_within_the_old_lease_may_come_again_where_there_is_no_room_now(server):
+    room = 2
+    setup = HELLO._replace(lease=True)
+    async with a_session(server, setup, free=lambda _: room) as session:
+        assert frames.decode_lease(await session.socket.expect(LEASE)).requests == 2
+        room = 0
+        await session.cut()  # two requests are lost with it
+        await session.resumed(0)
+        request = frames.encode_request(REQUEST_RESPONSE, 2, None, b"q")
+        session.socket.send(request, b"\0\0\0\4" + request[4:], b"\0\0\0\6" + request[4:])
+        errors = [frames.decode_error(await session.socket.expect(ERROR)) for _ in range(3)]
+        beyond = [error.stream_id for error in errors if "beyond the lease" in error.text]
+        assert beyond == [6]
 
 
 # -- the store ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from rsocket_mesh.protocol.lease import (
     GRACE,
     LAST_PAUSE,
     MAX_REQUESTS,
+    REPLAY,
     UNDER_WAY,
     Leased,
     Lessor,
@@ -193,9 +194,35 @@ def test_a_grant_says_no_more_than_a_frame_can():
 def test_a_resumed_connection_is_granted_anew():
     """C-123."""
     lessor = granted(5)
-    lessor.restart()
-    assert not lessor.take(0.0)
-    assert lessor.offer(5, now=0.0) == Lease(10_000, 5)
+    assert all(lessor.take(0.0) for _ in range(5))
+    lessor.restart(1.0)
+    assert not lessor.take(1.0)
+    assert lessor.offer(5, now=1.0) == Lease(10_000, 5)
+
+
+def test_requests_that_were_lost_with_the_socket_come_again_beside_the_new_lease():
+    """They were sent within the old one: refusing them would break what was granted."""
+    lessor = granted(5)
+    assert all(lessor.take(0.0) for _ in range(2))
+    lessor.restart(20.0)  # the old one is long over
+    assert lessor.offer(4, now=20.0) == Lease(10_000, 4)
+    assert [lessor.take(20.0 + REPLAY - 0.01) for _ in range(8)] == [True] * 7 + [False]
+
+
+def test_requests_come_again_also_where_there_is_no_room_for_a_new_lease_but_in_time():
+    lessor = granted(5)
+    lessor.restart(20.0)
+    assert lessor.offer(0, now=20.0) is None
+    assert lessor.take(20.0 + REPLAY - 0.01)
+    assert not lessor.take(20.0 + REPLAY)
+
+
+def test_lost_sockets_do_not_add_up():
+    lessor = granted(5)
+    for now in range(1, 10):
+        lessor.restart(now)
+        assert lessor.offer(5, now) == Lease(10_000, 5)
+    assert [lessor.take(10.0) for _ in range(11)] == [True] * 10 + [False]
 
 
 @given(st.lists(st.tuples(numbers, numbers, steps)))

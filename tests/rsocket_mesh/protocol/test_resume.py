@@ -248,6 +248,58 @@ def test_the_peer_s_position_is_asked_for_when_an_eighth_was_filled_and_once_at_
     assert near.ask() == keepalive(len(TRACKED[0]), respond=True)
 
 
+def test_for_a_peer_that_answers_without_its_position_nothing_is_kept_once_it_would_be_held_up():
+    """Or producers would pause for ever: what it has read is never confirmed."""
+    frame = frames.encode_payload(1, None, bytes(1000))
+    near = books(session_bytes=16 * (len(batch(frame)) + FRAME_OVERHEAD))
+    for _ in range(4):
+        near.send(batch(frame, frame))
+        assert near.ask() is not None
+        near.receive(keepalive(0))
+        assert near.ask() is None
+    assert near.first == 0
+    near.send(batch(frame))
+    assert near.is_filling
+    assert near.ask() is not None  # once more, although little is new
+    assert near.is_filling
+    near.receive(keepalive(0))
+    assert near.is_low
+    near.send(batch(*[frame] * 16))
+    assert near.is_low
+    assert near.ask() is None
+    assert near.first == near.sent == 25 * len(frame)
+    with pytest.raises(ResumeRefused, match="position 0"):
+        near.accept_resume(frames.Resume(b"t" * 16, 0, 0))
+
+
+def test_answers_to_keepalives_that_overtook_what_was_sent_prove_nothing():
+    """The clock's go in front of what waits for a slow peer: it has not read that yet."""
+    frame = frames.encode_payload(1, None, bytes(1000))
+    near = books(session_bytes=16 * (len(batch(frame)) + FRAME_OVERHEAD))
+    near.send(batch(*[frame] * 9))
+    assert near.ask() is not None
+    near.send(keepalive(0, respond=True))
+    near.receive(keepalive(0))
+    assert near.is_filling
+    assert near.first == 0
+    near.receive(keepalive(9 * len(frame)))
+    assert near.is_low
+    near.send(batch(frame))
+    assert near.first == 9 * len(frame)
+
+
+def test_an_answer_that_confirms_what_was_forgotten_meanwhile_is_one():
+    frame = frames.encode_payload(1, None, bytes(1000))
+    near = books(session_bytes=8 * (len(batch(frame)) + FRAME_OVERHEAD))
+    near.send(batch(frame))
+    assert near.ask() is not None
+    near.send(batch(*[frame] * 9))  # two are forgotten
+    assert near.first == 2 * len(frame)
+    near.receive(keepalive(len(frame)))
+    assert near.is_filling
+    assert near.replay() == [batch(frame)] * 8
+
+
 def test_after_a_replay_the_position_is_asked_for_again():
     frame = frames.encode_payload(1, None, bytes(1000))
     near = books(session_bytes=8 * (len(batch(frame)) + FRAME_OVERHEAD))
