@@ -104,6 +104,7 @@ class Outbox:
         assert not isinstance(frames, bytes)
         self.busy[stream_id] = Queue(frames)
         self._pump()
+        self._schedule_turn()
 
     def put_item(self, stream_id: int, frames: bytes | Iterator[bytes]) -> None:
         """Send one of many items, while the stream is not `busy` and after `open` or `turn`."""
@@ -113,6 +114,7 @@ class Outbox:
         else:
             self.busy[stream_id] = Queue(frames)
             self._pump()
+            self._schedule_turn()
 
     def put_request_n(self, stream_id: int, n: int) -> None:
         """Send credit, but not between the fragments of a message of the same stream: rsocket-js
@@ -219,4 +221,3 @@ class Outbox:
             self.drop(stream_id)
             if queue.owed:
                 self.send(encode_request_n(stream_id, queue.owed))
-        self._schedule_turn()

@@ -168,3 +168,17 @@ async def test_large_messages_do_not_starve_small_ones(outbox, sent):
             await outbox.turn()
         outbox.put_item(3, payload_frames(3, Payload(b"small"), 1024))
     assert outbox.busy
+
+
+async def test_when_all_has_left_no_turn_of_the_loop_is_taken_any_more() -> None:
+    """An idle connection costs nothing: a turn that schedules the next for ever is a busy loop."""
+    sent: list[bytes] = []
+    outbox = Outbox(sent.append)
+    outbox.put_answer(1, iter([b"x" * 60_000] * 5))
+    outbox.put_item(3, b"y" * 2_000)
+    outbox.put_item(5, iter([b"z" * 60_000] * 3))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(sent) == 9
+    assert outbox.open
+    assert not outbox._turn_due
