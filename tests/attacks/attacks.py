@@ -114,14 +114,15 @@ def slowloris(ground: Ground) -> None:
         for peer in peers[:50]:
             peer.setup()
         setup = b"\0\0\x30\0\0\0\0\x04\0" + bytes(40)
-        began = monotonic()
+        began, sent = monotonic(), 0
         while not ground.is_over():
             second = int(monotonic() - began)
             for peer in peers[:100]:
-                peer.send_bytes(setup[second : second + 1])
-            for peer in peers:
+                peer.send_bytes(setup[sent : second + 1])
+            sent = second + 1
+            for peer in peers:  # who was refused has half a second to read why
                 peer.read()
-            sleep(1)
+            sleep(0.1)
 
 
 def connection_storm(ground: Ground) -> None:
