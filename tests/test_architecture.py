@@ -25,7 +25,8 @@ CONFIG = {"addresses", "config", "config_file", "knobs", "limits", "toml_lines"}
 ROOM_SEES: dict[str, set[str]] = {
     **dict.fromkeys(CONFIG, CONFIG),
     "routing": set(),
-    "observe": CONFIG | {"admin.snapshot"},
+    "kernel": set(),
+    "observe": CONFIG | {"admin.snapshot", "kernel"},
     "admin": CONFIG | {"observe"},  # its own snapshot, counters and how they are shown
 }
 ROOM_NEVER_SEES: dict[str, set[str]] = {
@@ -33,7 +34,7 @@ ROOM_NEVER_SEES: dict[str, set[str]] = {
     "builtin": {"__main__", "admin.http", "daemon", "serve"},
 }
 
-SANS_IO = ["rsocket_mesh/protocol", "broker/routing"]
+SANS_IO = ["rsocket_mesh/protocol", "broker/routing", "broker/kernel"]
 IO_MODULES = {
     "asyncio",
     "os",

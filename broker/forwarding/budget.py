@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from broker.forwarding.link import Link
     from broker.forwarding.requests import Arriving
     from broker.forwarding.routes import Route
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.wheel import Entry
 
 UNLIMITED: Final = MAX_REQUESTS  # what `free` says where nothing is limited
 # What those who wait for room are kept by: tenant, routing or else the default service, shard.

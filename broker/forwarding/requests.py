@@ -10,15 +10,14 @@ from __future__ import annotations
 from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding import law
 from broker.forwarding.budget import WaitKey, choose_with_room
 from broker.forwarding.credit import first_grant
 from broker.forwarding.joining import join, with_initial_n
 from broker.forwarding.limiter import OverLimit
 from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
-from broker.forwarding.relay import relay
 from broker.forwarding.routes import NOBODY, Route
 from broker.forwarding.splice import Wanted, cut_request, read, splice
+from broker.kernel import law, relay
 from broker.routing.candidates import Candidate
 from broker.routing.selection import DRAW_BITS, choose, choose_shard
 from rsocket_mesh.errors import (
@@ -53,7 +52,7 @@ from rsocket_mesh.protocol.metadata import decode_deadline
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.wheel import Entry
     from rsocket_mesh.protocol.capacity import Capacity
 
 Chosen = Candidate["Link"] | None

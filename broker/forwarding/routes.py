@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from broker.config import Config
 from broker.forwarding.limiter import OverLimit
+from broker.kernel import RouteCore
 from broker.observe.counters import CallCounters, Counters
 from broker.routing.address import parse_address
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
@@ -25,40 +26,42 @@ LONGEST_KEY: Final = 1024  # bytes of routing tags that are cached; more is no u
 BUILTIN: Final = frozenset({"mesh.broker", "mesh.health", "mesh.registry"})
 
 
-class Route:
+class Route(RouteCore):
     """Where calls with the same routing bytes go.
 
     Attributes:
         candidates: who may take them; empty with the reason in `candidates.miss`.
-        only: the one provider if there is just one, so that nothing has to be chosen.
-        counters: of the service.
         is_builtin: the broker answers itself.
-        is_budgeted: a candidate has a budget, so calls have to ask for room first.
         item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
             provider; 0 before the first.
     """
 
     __slots__ = (
         "candidates",
-        "counters",
-        "is_budgeted",
         "is_builtin",
         "item_bytes",
         "item_bytes_up",
-        "only",
     )
+
+    only: Link | None
+    equals: tuple[Link, ...]
+    counters: CallCounters
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
     ) -> None:
-        self.candidates = candidates
-        self.counters = counters
-        self.is_builtin = is_builtin
-        self.is_budgeted = any(
-            entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
-            for entry in candidates
+        providers = tuple(entry.provider for entry in candidates)
+        super().__init__(
+            providers[0] if len(providers) == 1 else None,
+            providers if len(providers) > 1 and candidates.cumulative is None else (),
+            any(
+                entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
+                for entry in candidates
+            ),
+            counters,
         )
-        self.only = candidates.entries[0].provider if len(candidates) == 1 else None
+        self.candidates = candidates
+        self.is_builtin = is_builtin
         self.item_bytes = self.item_bytes_up = 0
 
 

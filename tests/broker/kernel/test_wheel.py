@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.forwarding.wheel import TICK, Wheel
+from broker.kernel.wheel import TICK, Wheel
 
 
 class Probe:
