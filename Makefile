@@ -15,8 +15,11 @@ help: ## show these targets
 demo: $(STAMP) ## a broker and services that call each other, on this machine
 	@$(BIN)/python -m examples.demo
 
+# What runs through the kernel runs over both of them, if both are there.
 test: lint ## style, types, then all tests with their coverage
-	@$(BIN)/python -m pytest -m "not acceptance" --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -m "not acceptance" --cov --cov-report=
+	@RSOCKET_MESH_PURE=1 $(BIN)/python -m pytest -m "not acceptance" -q --cov --cov-append \
+		--cov-report=term:skip-covered tests/broker tests/fuzz tests/conformance
 
 lint: $(STAMP) ## style and types only
 	@$(BIN)/ruff check .
@@ -48,7 +51,7 @@ clean: ## remove the environment and all that was made
 		.hypothesis .fuzz .soak *.egg-info tests/interop/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py $(wildcard broker/kernel/*.pyx)
 	@set -e; \
 	python=; \
 	for candidate in python3 python3.13 python3.12 python3.11; do \
@@ -65,4 +68,5 @@ $(STAMP): pyproject.toml
 	echo "creating environment in $(VENV) ($$($$python --version)), this takes a minute..."; \
 	[ -x $(BIN)/python ] || $$python -m venv $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	$(BIN)/python -c 'from broker.kernel import KERNEL; print("broker kernel:", KERNEL)'; \
 	touch $(STAMP)

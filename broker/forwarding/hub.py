@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -125,6 +126,8 @@ class Hub(HubCore):
         self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
         self.now = self._time()
         self.wheel = Wheel(self._arm)
+        self.buckets = self.wheel.buckets
+        self.draw = getrandbits
         self.default_bucket = set()
         self._bucket_until = 0.0
         self.tick()

@@ -7,7 +7,6 @@ session, not its socket: routing, calls and identity hang on it.
 
 from __future__ import annotations
 
-from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -211,7 +210,7 @@ class Link(LinkCore):
         think(self, data, position, stop, word, leg)
 
     def choose(self, route: Route) -> Link | None:
-        draw = getrandbits(DRAW_BITS)
+        draw = self.hub.draw(DRAW_BITS)
         if route.equals:
             return choose_equal(route.equals, draw)
         chosen = choose(route.candidates, draw)

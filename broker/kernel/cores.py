@@ -8,6 +8,7 @@ decided once, in `broker.kernel`. Nothing here does anything but hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -89,18 +90,21 @@ class HubCore:
     Attributes:
         now: the loop's clock at the batch that is being processed, in seconds.
         frame_limit: bytes of the longest frame.
-        wheel: where deadlines wait; `default_bucket` its set for calls that start now and name
-            none.
+        wheel: where deadlines wait; `buckets` its sets by tick, `default_bucket` the one for calls
+            that start now and name no deadline.
         counters: of the process.
         call_class: what a request-response is made as.
+        draw: returns as many random bits as it is asked for, as a number.
     """
 
     now: float
     frame_limit: int
     wheel: Wheel
+    buckets: dict[int, set[Entry]]
     default_bucket: set[Entry]
     counters: Counting
     call_class: type[CallCore]
+    draw: Callable[[int], int]
 
 
 class LinkCore:

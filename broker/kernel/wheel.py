@@ -23,27 +23,31 @@ class Entry(Protocol):
 
 
 class Wheel:
-    """`bucket(when).add(entry)` arms, `bucket.discard(entry)` disarms."""
+    """`bucket(when).add(entry)` arms, `bucket.discard(entry)` disarms.
 
-    __slots__ = ("_buckets", "_earlier", "_sweep_at", "_ticks")
+    Attributes:
+        buckets: the sets by their ticks; always the same dictionary.
+    """
+
+    __slots__ = ("_earlier", "_sweep_at", "_ticks", "buckets")
 
     def __init__(self, earlier: Callable[[float], None]) -> None:
         """*earlier* is called when `next_deadline` has become earlier, with its new value."""
         self._earlier = earlier
-        self._buckets: dict[int, set[Entry]] = {}
-        self._ticks: list[int] = []  # heap of the keys of _buckets
+        self.buckets: dict[int, set[Entry]] = {}
+        self._ticks: list[int] = []  # heap of the keys of buckets
         self._sweep_at = SWEEP_FROM
 
     def __len__(self) -> int:
         """How many sets there are, empty ones included."""
-        return len(self._buckets)
+        return len(self.buckets)
 
     def bucket(self, when: float) -> set[Entry]:
         """Return the set for the deadline *when*, in the clock that `expire` is given."""
         tick = int(when / TICK) + 1
-        found = self._buckets.get(tick)
+        found = self.buckets.get(tick)
         if found is None:
-            found = self._buckets[tick] = set()
+            found = self.buckets[tick] = set()
             heappush(self._ticks, tick)
             if self._ticks[0] == tick:
                 self._earlier(tick * TICK)
@@ -59,12 +63,13 @@ class Wheel:
 
         Call it while nobody keeps an empty set to add to. Costs O(1) per set that was made.
         """
-        if len(self._buckets) < self._sweep_at:
+        if len(self.buckets) < self._sweep_at:
             return
-        self._buckets = {tick: entries for tick, entries in self._buckets.items() if entries}
-        self._ticks = list(self._buckets)
+        for tick in [tick for tick, entries in self.buckets.items() if not entries]:
+            del self.buckets[tick]
+        self._ticks = list(self.buckets)
         heapify(self._ticks)
-        self._sweep_at = max(SWEEP_FROM, 2 * len(self._buckets))
+        self._sweep_at = max(SWEEP_FROM, 2 * len(self.buckets))
 
     def expire(self, now: float, most: int = sys.maxsize) -> int:
         """Call `expire` of the entries whose tick has passed, *most* of them; return how many.
@@ -73,9 +78,9 @@ class Wheel:
         """
         count = 0
         while self._ticks and self._ticks[0] * TICK <= now:
-            due = self._buckets[self._ticks[0]]
+            due = self.buckets[self._ticks[0]]
             if not due:
-                del self._buckets[heappop(self._ticks)]
+                del self.buckets[heappop(self._ticks)]
             elif count == most:
                 break
             else:
