@@ -8,9 +8,10 @@ other requests are refused here (False, nothing has happened) and take the gener
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from broker.kernel import law
+from broker.kernel.law import CALLER_WAITS, RESPONSE
 from rsocket_mesh.protocol.frames import (
     FLAG_METADATA,
     MAX_REQUEST_N,
@@ -30,6 +31,8 @@ _DEADLINE_ENTRY: Final = encode_entry(DEADLINE, encode_deadline(0))
 _DEADLINE_SIZE: Final = len(_DEADLINE_ENTRY)
 _DEADLINE_HEAD: Final = _DEADLINE_ENTRY[:-4]
 _FLAGS_BUT_METADATA: Final = 0x3FF & ~FLAG_METADATA
+# Length of the metadata (24 bits, as 8 + 16), id and length of its first entry, likewise.
+_METADATA_HEAD: Final = Struct(">BHBBH").unpack_from
 _stamp: Final = STREAM_ID.pack
 
 
@@ -52,18 +55,21 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         return False
     kind = word >> 10
     offset = position + 9 if kind < REQUEST_STREAM else position + 13
-    begin = offset + 3
-    end = begin + int.from_bytes(data[offset:begin], "big")
-    if end > stop or end < begin + 4 or data[begin] != _ROUTING_ID:
+    tags = offset + 7
+    if tags > stop:
         return False
-    routing_end = begin + 4 + (data[begin + 1] << 16 | data[begin + 2] << 8 | data[begin + 3])
+    high, low, entry, tags_high, tags_low = _METADATA_HEAD(data, offset)
+    end = offset + 3 + (high << 16 | low)
+    if end > stop or entry != _ROUTING_ID:
+        return False
+    routing_end = tags + (tags_high << 16 | tags_low)
     rest = end - routing_end
     deadline = None
     if rest:
         if rest != _DEADLINE_SIZE or not data.startswith(_DEADLINE_HEAD, routing_end):
             return False
         deadline = int.from_bytes(data[end - 4 : end], "big")
-    route = routes.get(data[begin + 4 : routing_end])
+    route = routes.get(data[tags:routing_end])
     if route is None or route.is_budgeted or stream_id in link.held or not link.requests_left:
         return False
     provider = route.only
@@ -80,6 +86,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     ):
         return False
     counters = route.counters
+    stamp = _stamp(provider_id)
     granted = initial = 0
     if kind == REQUEST_RESPONSE:
         hub = link.hub
@@ -89,11 +96,11 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
             bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
         call = hub.call_class(link, stream_id, provider, provider_id, kind, counters, bucket)
         bucket.add(call)
-        link.streams[stream_id] = (provider, _stamp(provider_id), law.CALLER_WAITS, call)
+        link.streams[stream_id] = (provider, stamp, CALLER_WAITS, call)
         provider.streams[provider_id] = (
             link,
             data[position + 3 : position + 7],
-            law.RESPONSE,
+            RESPONSE,
             call,
         )
         provider.in_flight += 1
@@ -111,7 +118,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     if not out:
         touched.append(provider)
     out.append(data[position : position + 3])
-    out.append(_stamp(provider_id))
+    out.append(stamp)
     if granted == initial:
         out.append(data[position + 7 : stop])
     else:  # the consumer asks for more than the window
