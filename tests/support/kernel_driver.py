@@ -19,7 +19,8 @@ from typing import Any, Final, Self
 
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = ("caller", "caller", "provider", "provider", "provider")
-Step = tuple[int, bytes]  # whose bytes
+TIME: Final = -1
+Step = tuple[int, bytes]  # bytes of a peer by its index; or TIME and the milliseconds that pass
 
 
 class KernelProcess:
@@ -79,11 +80,11 @@ async def _run(steps: list[tuple[int, str]]) -> dict[str, Any]:
             peers.append(bench.provider(service, instance=f"i{index}"))
     happened = []
     for index, encoded in steps:
-        peer = peers[index]
-        used = -1
-        if peer.link.id in bench.hub.links:
-            used = peer.send_bytes(base64.b64decode(encoded))
-        bench.pass_time(0.001)
+        data, used = base64.b64decode(encoded), -1
+        if index == TIME:
+            bench.pass_time(data[0] / 1000)
+        elif peers[index].link.id in bench.hub.links:
+            used = peers[index].send_bytes(data)
         got = [base64.b64encode(b"|".join(each.received())).decode() for each in peers]
         happened.append([used, got])
     links = [
