@@ -120,7 +120,7 @@ class Hub:
         self._link_ids = 0
         self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
         self.now: float = self._time()
-        self.wheel = Wheel(self._arm)
+        self.wheel = Wheel(self._arm, self.now)
         self.default_bucket: set[Entry] = set()
         self._bucket_until = 0.0
         self.tick()
@@ -133,10 +133,13 @@ class Hub:
         """Take the time for the batch that begins; return it."""
         now = self.now = self._time()
         if now >= self._bucket_until:
-            self.wheel.sweep()  # here the only set that is kept while empty is about to change
-            self.default_bucket = self.wheel.bucket(now + self.config.routing.default_deadline)
-            self._bucket_until = now + TICK
+            self.wheel.tidy()  # here the only set that is kept while empty is about to change
+            self._take_bucket()
         return now
+
+    def _take_bucket(self) -> None:
+        self.default_bucket = self.wheel.bucket(self.now + self.config.routing.default_deadline)
+        self._bucket_until = self.now + TICK
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -145,11 +148,12 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
-        self.now = self._time()
+        self.tick()  # so that what expires may begin calls
         self.wheel.expire(self.now, MAX_EXPIRED)
         when = self.wheel.next_deadline()
-        if when is not None and self._timer is None:
+        if when is not None:
             self._arm(when)
+        self._take_bucket()  # the wheel does not wait for a set that is still empty
 
     def soon(self, act: Callable[[], None]) -> None:
         """Call *act* in the next turn of the loop."""
