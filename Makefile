@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format acceptance conformance fuzz soak clean
+.PHONY: help demo test lint format acceptance gate conformance fuzz soak clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -32,6 +32,9 @@ format: $(STAMP) ## put the code into the agreed form
 
 acceptance: $(STAMP) ## measure what is promised, and print the figures
 	@$(BIN)/python -m pytest -m acceptance -s
+
+gate: $(STAMP) ## fail if the relay or a typed call costs 15 % more than committed; a minute
+	@$(BIN)/python -m benchmarks.gate
 
 conformance: $(STAMP) ## try every requirement of RSocket on what is ours, and write docs/conformance.md
 	@$(BIN)/python -m rsocket_mesh.testing.conformance --markdown docs/conformance.md

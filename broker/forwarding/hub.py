@@ -125,10 +125,8 @@ class Hub(HubCore):
         self._link_ids = 0
         self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
         self.now = self._time()
-        self.wheel = Wheel(self._arm)
-        self.buckets = self.wheel.buckets
+        self.wheel = Wheel(self._arm, self.now)
         self.draw = getrandbits
-        self.default_bucket = set()
         self._bucket_until = 0.0
         self.tick()
         self.limiter = Limiter(config.limits, counters, self._log_limit)
@@ -139,11 +137,15 @@ class Hub(HubCore):
     def tick(self) -> float:
         """Take the time for the batch that begins; return it."""
         now = self.now = self._time()
+        self.deadline_ms = -1
         if now >= self._bucket_until:
-            self.wheel.sweep()  # here the only set that is kept while empty is about to change
-            self.default_bucket = self.wheel.bucket(now + self.config.routing.default_deadline)
-            self._bucket_until = now + TICK
+            self.wheel.tidy()  # here the only set that is kept while empty is about to change
+            self._take_bucket()
         return now
+
+    def _take_bucket(self) -> None:
+        self.default_bucket = self.wheel.bucket(self.now + self.config.routing.default_deadline)
+        self._bucket_until = self.now + TICK
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -152,11 +154,12 @@ class Hub(HubCore):
 
     def _expire(self) -> None:
         self._timer = None
-        self.now = self._time()
+        self.tick()  # so that what expires may begin calls
         self.wheel.expire(self.now, MAX_EXPIRED)
         when = self.wheel.next_deadline()
-        if when is not None and self._timer is None:
+        if when is not None:
             self._arm(when)
+        self._take_bucket()  # the wheel does not wait for a set that is still empty
 
     def soon(self, act: Callable[[], None]) -> None:
         """Call *act* in the next turn of the loop."""

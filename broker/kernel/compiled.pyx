@@ -24,7 +24,6 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
 from broker.kernel import law as _law
-from broker.kernel.wheel import TICK as _TICK
 from rsocket_mesh.protocol import frames as _frames
 from rsocket_mesh.protocol.metadata import DEADLINE, encode_deadline, encode_entry
 
@@ -62,7 +61,6 @@ if (ITEM, ITEM_UP, METADATA, MAX_ID) != (
 
 cdef dict CALLER_WAITS = _law.CALLER_WAITS
 cdef dict RESPONSE = _law.RESPONSE
-cdef double TICK = _TICK
 cdef bytes DEADLINE_ENTRY = encode_entry(DEADLINE, encode_deadline(0))
 cdef Py_ssize_t DEADLINE_SIZE = len(DEADLINE_ENTRY)
 cdef tuple NOTHING = ()
@@ -97,8 +95,9 @@ cdef class HubCore:
     cdef public double now
     cdef public Py_ssize_t frame_limit
     cdef public object wheel
-    cdef public dict buckets
     cdef public set default_bucket
+    cdef public long long deadline_ms
+    cdef public set deadline_bucket
     cdef public object draw
     cdef public object counters
     cdef public type call_class
@@ -502,10 +501,11 @@ cdef bint _open_call(
 
 
 cdef set _bucket(HubCore hub, uint32_t deadline_ms):
-    """Return the wheel's set for a deadline in *deadline_ms* (`Wheel.bucket`)."""
-    cdef double when = hub.now + deadline_ms * 0.001
-    cdef PyObject* found = PyDict_GetItem(hub.buckets, <long long>(when / TICK) + 1)
-    return <set>found if found is not NULL else hub.wheel.bucket(when)
+    """Return the wheel's set for a deadline in *deadline_ms*."""
+    if deadline_ms != hub.deadline_ms:
+        hub.deadline_bucket = hub.wheel.bucket(hub.now + deadline_ms * 0.001)
+        hub.deadline_ms = deadline_ms
+    return hub.deadline_bucket
 
 
 cdef LinkCore _choose(HubCore hub, tuple equals):

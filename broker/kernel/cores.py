@@ -90,8 +90,9 @@ class HubCore:
     Attributes:
         now: the loop's clock at the batch that is being processed, in seconds.
         frame_limit: bytes of the longest frame.
-        wheel: where deadlines wait; `buckets` its sets by tick, `default_bucket` the one for calls
-            that start now and name no deadline.
+        wheel: where deadlines wait; `default_bucket` its set for calls that name none.
+        deadline_bucket: the set for calls that name `deadline_ms`; most of a batch name the same.
+            -1 at the begin of a batch.
         counters: of the process.
         call_class: what a request-response is made as.
         draw: returns as many random bits as it is asked for, as a number.
@@ -100,8 +101,9 @@ class HubCore:
     now: float
     frame_limit: int
     wheel: Wheel
-    buckets: dict[int, set[Entry]]
     default_bucket: set[Entry]
+    deadline_ms: int
+    deadline_bucket: set[Entry]
     counters: Counting
     call_class: type[CallCore]
     draw: Callable[[int], int]

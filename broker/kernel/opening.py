@@ -93,7 +93,10 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         if deadline is None:
             bucket = hub.default_bucket
         else:
-            bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
+            if deadline != hub.deadline_ms:
+                hub.deadline_bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
+                hub.deadline_ms = deadline
+            bucket = hub.deadline_bucket
         call = hub.call_class(link, stream_id, provider, provider_id, kind, counters, bucket)
         bucket.add(call)
         link.streams[stream_id] = (provider, stamp, CALLER_WAITS, call)

@@ -98,7 +98,7 @@ async def _run(steps: list[tuple[int, str]]) -> dict[str, Any]:
         name: [one.started, one.ok, dict(one.others), one.credit_granted, one.credit_used]
         for name, one in counters.calls.items()
     }
-    waiting = sum(map(len, bench.hub.buckets.values()))
+    waiting = sum(map(len, bench.hub.wheel._near))
     totals = [counters.frames_in, counters.frames_out, dict(counters.ignored), waiting]
     return {"steps": happened, "links": links, "calls": calls, "totals": totals}
 

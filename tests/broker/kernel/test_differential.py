@@ -127,7 +127,6 @@ def scenarios(draw: st.DrawFn) -> list[Step]:
 
 @settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(steps=scenarios())
