@@ -190,10 +190,11 @@ class LeasedResponder(Responder):
     def _renew_soon(self, lessor: Lessor) -> None:
         """A request has come or ended: grant more if half is used up and there is room."""
         if lessor.is_low and not self._is_due:
-            # Not before the handlers of this batch have begun, in the next turn of the loop: until
-            # then they do not count.
+            # Not before the handlers of this batch have begun, in the next turn of the loop or, if
+            # one of them waits, in the one behind it: until then they do not count.
             self._is_due = True
-            self.loop.call_soon(self.loop.call_soon, self._renew)
+            soon = self.loop.call_soon
+            soon(soon, soon, self._renew)
 
     def _renew(self) -> None:
         self._is_due = False

@@ -69,6 +69,7 @@ class Dispatcher:
         # that those are not even taken apart.
         self._usual: dict[bytes, Target] = {}
         self._idle: list[asyncio.Future[None]] = []
+        self._now = self._first_now
         for service in services:
             self.add(service)
 
@@ -214,6 +215,12 @@ class Dispatcher:
 
     # -- what they share ------------------------------------------------------------------------
 
+    def _first_now(self) -> float:
+        """The loop's time. A dispatcher is made before its loop runs, and asking for the running
+        loop is a call of the system's: once is enough."""
+        self._now = asyncio.get_running_loop().time
+        return self._now()
+
     def _open(self, payload: Payload, model: Model) -> tuple[Method, Codec, Call, Bind]:
         metadata = payload.metadata or b""
         target = self._usual.get(metadata[:-4])
@@ -232,7 +239,7 @@ class Dispatcher:
         if deadline_ms is not None:
             if deadline_ms == 0:
                 raise DeadlineExceeded(f"{method.route}: the deadline had passed on arrival")
-            deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
+            deadline = self._now() + deadline_ms / 1000
         call = Call(routing, metadata, deadline, trace, self.mesh)
         CURRENT.set(call)
         return method, codec, call, bind
