@@ -74,10 +74,6 @@ class _Serving(ResponderStream):
         self.producer: Producer | None = None
         self.inbox: Inbox | None = None
 
-    @property
-    def is_wanted(self) -> bool:
-        return self.phase is not ENDED
-
     async def begin(self, n: int) -> None:
         self.grant(n)
 
@@ -291,6 +287,8 @@ class Responder:
     # -- tasks ------------------------------------------------------------------------------------
 
     async def _answer(self, stream: _Serving, request: Payload) -> None:
+        if stream.phase is ENDED:  # canceled before it began
+            return
         try:
             answer = await self._handler.request_response(request)
             if not isinstance(answer, Payload):

@@ -29,10 +29,6 @@ class Job(Protocol):
 
     task: asyncio.Task[None] | None
 
-    @property
-    def is_wanted(self) -> bool:
-        """False when the job was given up before its first step."""
-
 
 J = TypeVar("J", bound=Job)
 A = TypeVar("A")
@@ -41,7 +37,8 @@ A = TypeVar("A")
 class Turns(Generic[J, A]):
     """Runs `work(job, argument)` for each job that is put in, from the next turn of the loop on.
 
-    `work` has to deal with what the handler raises; an exception of its own ends its task.
+    `work` is called for jobs that were given up in the meantime, too: it has to see to that, and to
+    what the handler raises. An exception of its own ends its task.
     """
 
     __slots__ = ("_is_due", "_loop", "_queue", "_work")
@@ -69,8 +66,6 @@ class Turns(Generic[J, A]):
         assert task is not None
         while queue:
             job, argument = queue.popleft()
-            if not job.is_wanted:
-                continue
             job.task = task
             coroutine = work(job, argument)
             context = copy_context()
@@ -98,8 +93,7 @@ class Turns(Generic[J, A]):
         self._is_due = False
         while self._queue:
             job, argument = self._queue.popleft()
-            if job.is_wanted:
-                job.task = start_task(self._loop, self._work(job, argument))
+            job.task = start_task(self._loop, self._work(job, argument))
 
 
 @generator_coroutine

@@ -141,13 +141,17 @@ class Dispatcher:
                 answer = await call_in_thread(method.handler, arguments)
             else:
                 answer = await method.handler(*arguments)
-            return answer if type(answer) is Payload else Payload(codec.encode(answer))
+            if type(answer) is Payload:
+                return answer
+            return tuple.__new__(Payload, (codec.encode(answer), None))  # half of `Payload(...)`
         except Exception as exc:
             _fail(method, exc)
         finally:
             if capacity is not None:
                 capacity.leave()
-            self._ended()
+            self.running -= 1
+            if self._idle:
+                self._tell_if_idle()
 
     async def fire_and_forget(self, payload: Payload) -> None:
         """Run the handler of one request that nobody waits for; errors are logged."""
@@ -172,7 +176,8 @@ class Dispatcher:
         finally:
             if capacity is not None:
                 capacity.leave()
-            self._ended()
+            self.running -= 1
+            self._tell_if_idle()
 
     # Not generators around `_items`: closing an outer one would leave the inner, and with it the
     # handler, to the garbage collector and a task of the loop's.
@@ -307,10 +312,10 @@ class Dispatcher:
             finally:
                 if capacity is not None:
                     capacity.leave()
-                self._ended()
+                self.running -= 1
+            self._tell_if_idle()
 
-    def _ended(self) -> None:
-        self.running -= 1
+    def _tell_if_idle(self) -> None:
         if not self.running and self._idle:
             waiting, self._idle = self._idle, []
             for future in waiting:

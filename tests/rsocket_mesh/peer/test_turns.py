@@ -17,7 +17,6 @@ class Job:
     def __init__(self, name):
         self.name = name
         self.task = None
-        self.is_wanted = True
         self.ended = False
 
 
@@ -126,26 +125,6 @@ async def test_a_handler_may_refuse_to_be_cancelled_and_go_on(played):
     gate.set()
     await settled()
     assert job.ended
-
-
-async def test_one_that_is_no_longer_wanted_never_begins(played):
-    gate = asyncio.Event()
-    jobs = played.put(quick, waiting(gate), quick)
-    jobs[0].is_wanted = jobs[2].is_wanted = False
-    await settled()
-    assert played.began == [1]
-    gate.set()
-    await settled()
-
-
-async def test_one_that_is_given_up_while_another_began_to_wait_never_begins(played):
-    async def give_up(job):
-        jobs[1].is_wanted = False
-        await asyncio.sleep(0)
-
-    jobs = played.put(give_up, quick)
-    await settled()
-    assert played.began == [0]
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError, ZeroDivisionError])
