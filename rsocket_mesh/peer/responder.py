@@ -1,8 +1,8 @@
-"""The responder side of one connection: requests in, a task for each, answers out.
+"""The responder side of one connection: requests in, handlers in tasks, answers out.
 
-Nothing of the application runs in the receive loop, so a slow handler delays neither the next
-request nor the KEEPALIVE nor its own CANCEL. Usable without a `Peer`: the broker serves its own
-services with it.
+Nothing of the application runs in the receive loop, and a handler that waits has a task of its own
+(`turns`), so a slow one delays neither the next request nor the KEEPALIVE nor its own CANCEL.
+Usable without a `Peer`: the broker serves its own services with it.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ class Responder:
         *error* is what the items of open channels end with, as the cause of a ConnectionClosed.
         """
         self.outbox.close()
-        self.outbox.emptied = None  # a cycle would keep this, and the handler, until a collection
+        # Cycles would keep this, and the handler, until a collection.
+        self.outbox.emptied = None
+        self._turns.close()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if stream.phase is not ENDED:  # so that a handler that ignores its cancel ends too

@@ -60,6 +60,11 @@ class Turns(Generic[J, A]):
             self._is_due = True
             self._loop.create_task(self._run())
 
+    def close(self) -> None:
+        """Begin with nothing more, and let go of `work`; those that have begun go on."""
+        self._queue.clear()
+        self._work = _nothing
+
     async def _run(self) -> None:
         queue, work = self._queue, self._work
         task = asyncio.current_task()
@@ -94,6 +99,10 @@ class Turns(Generic[J, A]):
         while self._queue:
             job, argument = self._queue.popleft()
             job.task = start_task(self._loop, self._work(job, argument))
+
+
+async def _nothing(_job: object, _argument: object) -> None:
+    """The work of turns that are over."""
 
 
 @generator_coroutine

@@ -1,7 +1,8 @@
 """From an incoming request to its handler and back: the service's side of every model.
 
-`peer` calls these methods, each in a task of its own, so a slow handler delays nobody. This module
-knows routes, codecs and deadlines; streams, credit and ERROR frames are `peer`'s.
+`peer` calls these methods, each in a task of its own as soon as it waits, so a slow handler delays
+nobody. This module knows routes, codecs and deadlines; streams, credit and ERROR frames are the
+peer's.
 """
 
 from __future__ import annotations

@@ -94,6 +94,20 @@ async def test_a_handler_that_waits_has_its_task_alone_and_holds_up_nobody(playe
     assert all(job.task.done() for job in jobs)
 
 
+async def test_when_it_is_over_nothing_begins_and_what_has_begun_goes_on(played):
+    gate = asyncio.Event()
+    jobs = played.put(waiting(gate))
+    await settled()
+    played.put(quick, quick)
+    played.turns.close()
+    played.turns.put(Job("late"), quick)
+    await settled()
+    assert played.began == [0]
+    gate.set()
+    await settled()
+    assert jobs[0].ended
+
+
 async def test_cancelling_one_that_waits_cancels_no_other(played):
     gate = asyncio.Event()
     jobs = played.put(waiting(gate), waiting(gate), quick)
