@@ -67,6 +67,9 @@ CONTENDERS: Final[dict[str, Kind]] = {
 }
 
 
+Key = tuple[str, str, int]  # contender, method, calls in flight
+
+
 class Measured(NamedTuple):
     """One measurement: microseconds of CPU per call of each process, and calls per second."""
 
@@ -184,27 +187,36 @@ def run(
 ) -> list[dict[str, Any]]:
     """Measure all; return one row per contender, method and calls in flight."""
     console = Console(stderr=True)
-    figures: dict[tuple[str, str, int], list[Measured]] = {}
-    with ExitStack() as stack:
-        running = {}
-        for name in contenders:
-            if why := missing(CONTENDERS[name]):
-                console.print(f"{name} is left out: {why}")
-            else:
-                running[name] = start(stack, CONTENDERS[name])
-        progress = stack.enter_context(Progress(console=console))
-        cases = [(method, count) for method in methods for count in in_flight]
-        task = progress.add_task("rpc", total=rounds * len(cases) * len(running))
-        for method, count in cases:
-            for _ in range(rounds):
-                for name, contender in running.items():
-                    found = measure(contender, method, count, seconds)
-                    figures.setdefault((name, method, count), []).append(found)
-                    progress.advance(task)
+    present = []
+    for name in contenders:
+        if why := missing(CONTENDERS[name]):
+            console.print(f"{name} is left out: {why}")
+        else:
+            present.append(name)
+    cases = [(method, count) for method in methods for count in in_flight]
+    figures: dict[Key, list[Measured]] = {}
+    with Progress(console=console) as progress:
+        task = progress.add_task("rpc", total=rounds * len(cases) * len(present))
+        for key, found in samples(present, cases, rounds, seconds):
+            figures.setdefault(key, []).append(found)
+            progress.advance(task)
     return [_row(key, found) for key, found in figures.items()]
 
 
-def _row(key: tuple[str, str, int], found: list[Measured]) -> dict[str, Any]:
+def samples(
+    contenders: Sequence[str], cases: Sequence[tuple[str, int]], rounds: int, seconds: float
+) -> Iterator[tuple[Key, Measured]]:
+    """Measure each case (a method, calls in flight) *rounds* times, the contenders in turns."""
+    with ExitStack() as stack:
+        running = {name: start(stack, CONTENDERS[name]) for name in contenders}
+        for method, in_flight in cases:
+            for _ in range(rounds):
+                for name, contender in running.items():
+                    found = measure(contender, method, in_flight, seconds)
+                    yield (name, method, in_flight), found
+
+
+def _row(key: Key, found: list[Measured]) -> dict[str, Any]:
     name, method, in_flight = key
     return {
         "contender": name,
