@@ -188,7 +188,6 @@ async def test_a_request_that_is_canceled_before_its_turn_never_reaches_the_hand
         played.request(REQUEST_RESPONSE, stream_id, b"%d" % stream_id)
     played.cancel(3)
     played.request(REQUEST_RESPONSE, 3, b"anew")
-    await asyncio.sleep(0)
     played.cancel(5)
     await settled()
     assert [payload.data for payload in played.handler.seen] == [b"wait", b"7", b"anew"]
