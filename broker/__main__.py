@@ -7,6 +7,7 @@ bug. `broker.serve` does the running.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 
 from broker.config import Config, ConfigError
 from broker.config_file import ENV_FILE, load, render
+from broker.kernel import KERNEL
 from broker.observe import logs
 from rsocket_mesh.transport import server_tls
 
@@ -91,7 +93,9 @@ def main() -> None:
 @click.option(
     "--print-config", is_flag=True, help="Print the config in force, with reasons, and exit."
 )
-@click.version_option(package_name="rsocket-mesh", message="%(prog)s %(version)s")
+@click.version_option(
+    package_name="rsocket-mesh", message=f"%(prog)s %(version)s (kernel: {KERNEL})"
+)
 def command(
     file: Path | None, listen: tuple[str, ...], admin: str | None, check: bool, print_config: bool
 ) -> int:
@@ -103,6 +107,7 @@ def command(
         return _check(config)
     logs.configure(config.log)
     _raise_file_limit()
+    gc.disable()  # there is nothing to collect while modules are loaded; `serve` goes on with it
     from broker.serve import StartFailed, serve  # here: `--help` and `--check` need no broker
 
     try:

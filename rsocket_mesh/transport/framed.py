@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rsocket_mesh.errors import ConnectionClosed, FrameTooLong, RemoteProtocolError
-from rsocket_mesh.protocol.framing import Backlog, prefix
+from rsocket_mesh.protocol.framing import Backlog, LargeFrame, large_frame, prefix
 from rsocket_mesh.transport.base import (
     CLOSE_TIMEOUT,
     FRAME_TOO_LONG,
@@ -62,7 +62,9 @@ class FramedTransport(Transport):
         "_closing",
         "_first",
         "_flush_due",
+        "_large",
         "_loop",
+        "_max_frame",
         "_max_outbound",
         "_receiver",
     )
@@ -78,10 +80,14 @@ class FramedTransport(Transport):
         self.partial_since = 0.0
         self._loop = loop
         self._receiver: Receiver = NOBODY
-        self._backlog = Backlog(max_frame)
+        self._max_frame = max_frame
+        self._backlog: Backlog | None = None
+        self._large: LargeFrame | None = None  # the frame that is coming, if it is large
         self._max_outbound = max_outbound
         self._closing = False
-        self._first = bytearray()  # prefixed frames that go in front of all that waits
+        # Prefixed frames that go in front of all that waits. None where there are none, as with all
+        # that an idle connection has no use for: thousands are idle.
+        self._first: bytearray | None = None
         self._flush_due = False
 
     @property
@@ -89,6 +95,8 @@ class FramedTransport(Transport):
         return self._closing
 
     def send_first(self, frame: bytes) -> None:
+        if self._first is None:
+            self._first = bytearray()
         self._first += prefix(len(frame))
         self._first += frame
         self.flush_soon()
@@ -124,9 +132,23 @@ class FramedTransport(Transport):
         if self._closing:
             return
         self.bytes_in += len(data)
-        batch = self._backlog.feed(data)
-        if batch is None:
-            return
+        if self._large is not None:
+            taken = self._large.feed(data)
+            if self._large.is_complete:
+                self._large_arrived(self._large)
+            data = data[taken:]
+            if not data or self._closing:
+                return
+        if self._backlog is not None:
+            batch = self._backlog.feed(data)
+            if batch is None:
+                return
+            self._backlog = None
+            data = batch
+        self._offer(data)
+
+    def _offer(self, batch: bytes) -> None:
+        """Have the receiver take *batch*, and keep what it leaves over."""
         try:
             used = self._receiver.batch_received(batch)
         except Exception:
@@ -136,12 +158,36 @@ class FramedTransport(Transport):
             self.partial_since = 0.0
         elif not self._closing:
             self.partial_since = self._loop.time()
-            try:
-                self._backlog.keep(batch[used:])
-            except FrameTooLong as error:
-                self._violated(str(error), FRAME_TOO_LONG)
-            except RemoteProtocolError as error:
-                self._violated(str(error))
+            rest = batch[used:]
+            self._large = large_frame(rest, self._max_frame)
+            if self._large is None:
+                self._keep(rest)
+
+    def _keep(self, rest: bytes) -> None:
+        backlog = Backlog(self._max_frame)
+        try:
+            backlog.keep(rest)
+        except FrameTooLong as error:
+            self._violated(str(error), FRAME_TOO_LONG)
+        except RemoteProtocolError as error:
+            self._violated(str(error))
+        else:
+            self._backlog = backlog
+
+    def _large_arrived(self, frame: LargeFrame) -> None:
+        """Have the receiver take a frame in the parts that it came in, or else as a batch."""
+        self._large = None
+        self.partial_since = 0.0
+        if self._closing:
+            return
+        take = getattr(self._receiver, "large_received", None)
+        try:
+            if take is not None and take(frame.head, frame.tail()):
+                return
+        except Exception:
+            self._receiver_failed()
+            return
+        self._offer(frame.join())
 
     def _violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The peer broke the framing: let the receiver have the last word, then close."""
@@ -161,7 +207,7 @@ class FramedTransport(Transport):
         """Say goodbye to the receiver, once; drop all that the connection still holds."""
         self._closing = True
         self.outbound.clear()
-        self._first.clear()
+        self._first = self._backlog = self._large = None
         receiver, self._receiver = self._receiver, NOBODY
         try:
             receiver.disconnected(error)
@@ -170,10 +216,13 @@ class FramedTransport(Transport):
 
     def _end_of_input(self) -> Exception | None:
         """What the peer's end of input means: None, or that it ended inside a frame."""
-        if not len(self._backlog):
+        arrived = len(self._backlog) if self._backlog is not None else 0
+        if self._large is not None:
+            arrived = self._large.arrived
+        if not arrived:
             return None
         return ConnectionClosed(
-            f"{self.name}: the peer closed after {len(self._backlog)} bytes of a frame",
+            f"{self.name}: the peer closed after {arrived} bytes of a frame",
             reason="truncated-frame",
         )
 
