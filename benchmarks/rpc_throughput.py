@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -82,14 +83,10 @@ def busy_seconds() -> float:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
-def run(
-    callers: int = CALLERS,
-    services: int = SERVICES,
-    in_flight: int = IN_FLIGHT,
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
-) -> dict[str, Any]:
-    """Return the row of one set-up: the median of calls per second, and of each one's share."""
+def samples(
+    callers: int, services: int, in_flight: int, rounds: int, seconds: float
+) -> Iterator[dict[str, float]]:
+    """Measure one set-up *rounds* times."""
     with ExitStack() as stack:
         running = start(stack, CONTENDERS["ours, through the broker"])
         assert running.middle is not None
@@ -99,7 +96,19 @@ def run(
             for _ in range(services - 1)
         ]
         everyone = [running.service, *more]
-        found = [measure(running, everyone, callers, in_flight, seconds) for _ in range(rounds)]
+        for _ in range(rounds):
+            yield measure(running, everyone, callers, in_flight, seconds)
+
+
+def run(
+    callers: int = CALLERS,
+    services: int = SERVICES,
+    in_flight: int = IN_FLIGHT,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+) -> dict[str, Any]:
+    """Return the row of one set-up: the median of calls per second, and of each one's share."""
+    found = list(samples(callers, services, in_flight, rounds, seconds))
     rates = [one["alone_per_second"] for one in found]
     return {
         "callers": callers,
