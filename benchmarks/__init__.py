@@ -8,6 +8,7 @@ Machines are noisy, so contenders take turns within one run, and ratios are what
     cores        which processor is whose
     load, raw    raw frames as load: `raw` drives `native/load.c`, `load` is a small one in Python
     context      what a workload gets: contenders in turns, rounds, progress, skip lines
+    rpc, rpc_*   typed calls in Python beside other libraries; commands of their own, too
     contenders/  who is measured, one file each
     workloads/   what is measured, one file each
     report/      Markdown, plots, what was promised, who is faster than we are

@@ -19,6 +19,8 @@ FORMAT: Final = 1  # of the JSON; a report of another format has to be measured 
 UNITS: Final[dict[str, tuple[str, str]]] = {
     "cpu_us": ("us", "less"),  # of the process tree in the middle, per call or item
     "per_second": ("1/s", "more"),
+    "alone_per_second": ("1/s", "none"),  # without what other programs took of the processors
+    "others_share": ("", "none"),  # of all processors, taken by other programs
     "p50_us": ("us", "less"),
     "p90_us": ("us", "less"),
     "p99_us": ("us", "less"),

@@ -11,8 +11,13 @@ from benchmarks.report.promises import Verdict, verdicts
 from benchmarks.report.slower import Worse, worse
 
 TITLES: Final[dict[str, str]] = {
+    "both_us": "both us",
+    "caller_us": "caller us",
+    "service_us": "service us",
     "cpu_us": "CPU us",
     "per_second": "per second",
+    "alone_per_second": "alone",
+    "others_share": "others took",
     "p50_us": "p50 us",
     "p90_us": "p90 us",
     "p99_us": "p99 us",
@@ -29,9 +34,6 @@ TITLES: Final[dict[str, str]] = {
     "idle_share": "of a core",
     "ready_ms": "ms",
     "import_ms": "ms",
-    "caller_us": "caller us",
-    "service_us": "service us",
-    "both_us": "both us",
 }
 MOST_WORSE: Final = 40  # lines of what is slower; the JSON has all
 
