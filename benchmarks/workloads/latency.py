@@ -13,9 +13,8 @@ from benchmarks.stage import Contender, Running
 
 SHARES: Final = (0.1, 0.5, 0.8)  # of what it reached in a closed loop with 64 in flight
 RATES: Final = (1000, 5000, 20_000)  # calls per second
-WINDOW: Final = (
-    0.8  # seconds; at 1,000 calls per second p99 still has 8 calls beyond it, each round
-)
+ROUNDS: Final = 3
+WINDOW: Final = 0.6  # seconds; three rounds of it hold 1,800 calls at the lowest rate
 
 
 def sample_of(found: Measured, base: Measured | None, rate: float) -> Sample:
@@ -55,6 +54,7 @@ class Hop:
 def hop(context: Context) -> list[Row]:
     """Measure at shares of each contender's own capacity, which is measured in the same round."""
     rows: list[Row] = []
+    rounds = min(ROUNDS, context.rounds)
     everybody = context.contenders("direct", "bytes", "rsocket", "nats", "http2")
     with context.started(everybody) as running:
         measured = Hop(context, running)
@@ -66,24 +66,25 @@ def hop(context: Context) -> list[Row]:
                 return measured.sample(one, at, share * measured.capacity(one, at))
 
             parameters: dict[str, str | int] = {"payload": 128, "load": f"{share:.0%}"}
-            rows += context.interleave(parameters, middles, sample)
+            rows += context.interleave(parameters, middles, sample, rounds=rounds)
     return rows
 
 
 def fixed(context: Context) -> list[Row]:
     """Measure everybody at the same rates."""
     rows: list[Row] = []
+    rounds = min(ROUNDS, context.rounds)
     everybody = context.contenders("direct", "bytes", "rsocket", "nats", "http2")
     with context.started(everybody) as running:
-        measured = Hop(context, running)
         for rate in RATES[:1] if context.quick else RATES:
             context.tell(f"{rate} calls per second")
 
             def sample(one: Contender, at: Running, rate: float = rate) -> Sample:
-                return measured.sample(one, at, rate)
+                load = Load(rate=rate, seconds=0.2 if context.quick else WINDOW)
+                return sample_of(context.drive(load, one, at), None, rate)
 
             parameters = {"payload": 128, "calls_per_second": rate}
-            rows += context.interleave(parameters, running, sample, rounds=min(3, context.rounds))
+            rows += context.interleave(parameters, running, sample, rounds=rounds)
     return rows
 
 

@@ -15,6 +15,8 @@ from benchmarks.stage import Contender, Running
 SIZES: Final = (16, 128, 4096, 65_536, 1_048_576)  # bytes
 IN_FLIGHT: Final = (1, 64, 1024)
 MOST_AT_ONCE: Final = 64 * 1024 * 1024  # bytes in flight: beyond, only buffers are measured
+PROMISED: Final = (128, 4096)  # bytes: what limits are about gets all rounds, the rest fewer
+FEWER: Final = 3
 QUICK: Final = ((128, 1), (128, 64), (4096, 64))
 
 
@@ -40,7 +42,9 @@ def case(
         return metrics, found.histogram
 
     context.tell(f"{size} B, {in_flight} in flight")
-    return context.interleave({"payload": size, "in_flight": in_flight}, running, sample)
+    rounds = context.rounds if size in PROMISED else min(FEWER, context.rounds)
+    parameters = {"payload": size, "in_flight": in_flight}
+    return context.interleave(parameters, running, sample, rounds=rounds)
 
 
 def run(context: Context) -> list[Row]:
