@@ -58,6 +58,9 @@ def measure(context: Context, chosen: list[registry.Workload], progress: Progres
             rows += workload.run(context)
         except Unavailable as exc:
             context.skip("everybody", str(exc))
+        except KeyboardInterrupt:  # what there is so far is worth a report
+            context.skip("everybody", "the run was interrupted here, and what follows is missing")
+            break
         progress.advance(task)
     return Results(
         machine=machine.facts(),

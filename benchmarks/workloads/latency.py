@@ -95,7 +95,8 @@ WORKLOADS: Final = (
         "Open loop: calls leave at fixed times, whatever became of those before, and their latency"
         " counts from then. The rate is a share of what the contender itself reached right before,"
         " in a closed loop with 64 in flight. Added is what is beyond a direct call at the same"
-        " rate, measured right after.",
+        " rate, measured right after; since caller and service are one process, that wakes nobody,"
+        " and what the hop adds includes being woken, twice.",
         hop,
         order=14,
     ),
