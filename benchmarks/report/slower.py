@@ -17,7 +17,7 @@ STICKS: Final = {
     "bare relay",
 }  # no peers: measuring sticks
 OURS: Final = ("broker (compiled)", "broker (plain)", "ours, through the broker", "ours, direct")
-IMPORT: Final = "import rsocket_mesh"
+IMPORT: Final = "import rsocket_mesh.rpc"  # all that callers and services load
 NOISE: Final = 1.05  # a difference below this is none
 METRICS: Final = (
     "cpu_us",
@@ -46,7 +46,7 @@ class Worse(msgspec.Struct, frozen=True):
 
 def is_ours(name: str) -> bool:
     """Return whether a contender is this project."""
-    return name in OURS or name == IMPORT
+    return name in OURS or name.startswith("import rsocket_mesh")
 
 
 def ours_in(rows: list[Row]) -> Row | None:

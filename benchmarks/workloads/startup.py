@@ -17,7 +17,14 @@ IMPORT: Final = (
     "import time; begun = time.perf_counter(); import {module};"
     " print((time.perf_counter() - begun) * 1e3)"
 )
-MODULES: Final = ("rsocket_mesh", "rsocket.rsocket_client", "grpc.aio", "nats", "aiohttp")
+MODULES: Final = (
+    "rsocket_mesh",
+    "rsocket_mesh.rpc",  # the names of the package are loaded when they are first used
+    "rsocket.rsocket_client",
+    "grpc.aio",
+    "nats",
+    "aiohttp",
+)
 
 
 def ready(context: Context) -> list[Row]:
