@@ -65,6 +65,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         op: `call` is request-response; `idle` and `hold` (open streams) only stand there.
         payload: bytes of data in each request, item and answer.
         in_flight: calls at the same time, of all callers together, in a closed loop.
+        warm_in_flight: so many before it is measured, if that is more.
         rate: calls per second in an open loop; 0 for a closed one.
         callers, providers: connections.
         streams: that are open at the same time.
@@ -78,6 +79,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     op: Op = "call"
     payload: int = 128
     in_flight: int = 1
+    warm_in_flight: int = 0
     rate: float = 0
     callers: int = 1
     providers: int = 1
@@ -199,6 +201,7 @@ def spec_of(load: Load, running: Running, speaks: str) -> str:
         "callers",
         "providers",
         "in_flight",
+        "warm_in_flight",
         "payload",
         "rate",
         "streams",

@@ -26,6 +26,7 @@ PLAIN: Final = {"RSOCKET_MESH_PURE": "1"}
 ROOM: Final = {
     "RSOCKET_BROKER_LIMITS__CONNECTIONS_PER_ADDRESS": "20000",
     "RSOCKET_BROKER_LIMITS__STREAMS": "100000",
+    "RSOCKET_BROKER_LIMITS__ANNOUNCED_SERVICES": "20000",
 }
 ALL: Final = frozenset({"stream", "fnf", "channel", "many", "sessions"})
 

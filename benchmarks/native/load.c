@@ -27,7 +27,7 @@ typedef struct { unsigned char *bytes; size_t size; } blob;
 static struct {
     char address[200], op[16], protocol[16], pids[400], subject[100];
     long callers, providers, in_flight, payload, answer, credit, routes, streams, stopped, count;
-    long spread, group, listen;
+    long spread, group, listen, warm_in_flight;
     double rate, seconds, warm;
     blob caller_setup, provider_setup, request;
     long digits_at, instance_at;
@@ -41,7 +41,7 @@ static uint64_t calls, failed, bytes_in, late_total, late_count, outstanding, se
 static uint64_t buckets[MOST_BUCKETS];
 static bool measuring, stopping, hungry;
 static char first_error[160];
-static long turn_of_caller, turn_of_route, owed;
+static long turn_of_caller, turn_of_route, owed, allowed; /* allowed: calls in flight, now */
 
 /* Who has something to send: written once per turn, after all that came was looked at. */
 static conn **touched;
@@ -174,7 +174,7 @@ static void done(conn *c, uint32_t id) {
         bytes_in += spec.answer;
         count_latency(now - slot(c, id)->intended);
     }
-    if (!spec.rate && !stopping) owed++;
+    if (!spec.rate && !stopping && (long)outstanding + owed < allowed) owed++;
 }
 
 static void refused(conn *c, const char *text) {
@@ -182,7 +182,7 @@ static void refused(conn *c, const char *text) {
     if (c->head.id == 0 && !nats && !http2) fail("the middle closed the connection", text);
     failed += measuring;
     outstanding--;
-    if (!spec.rate && !stopping) owed++;
+    if (!spec.rate && !stopping && (long)outstanding + owed < allowed) owed++;
 }
 
 static void item_arrived(conn *c, uint32_t id) {
@@ -581,7 +581,9 @@ static void run_until_end(void) {
     uint64_t moved_at = begin_at, last = 0, stopped_at = 0;
     for (;;) {
         uint64_t now = now_ns(CLOCK_MONOTONIC);
-        if (!measuring && !stopping && now >= measure_at) {
+        if (now >= measure_at) allowed = spec.in_flight;
+        bool settled = spec.rate || !is("call") || (long)outstanding <= allowed;
+        if (!measuring && !stopping && now >= measure_at && settled) {
             measuring = true;
             cpu = cpu_of_middle();
             own = now_ns(CLOCK_PROCESS_CPUTIME_ID);
@@ -696,7 +698,7 @@ static void set(const char *key, const char *value) {
         {"callers", &spec.callers}, {"providers", &spec.providers}, {"in_flight", &spec.in_flight},
         {"payload", &spec.payload}, {"answer", &spec.answer}, {"credit", &spec.credit},
         {"routes", &spec.routes}, {"streams", &spec.streams}, {"stopped", &spec.stopped},
-        {"count", &spec.count}, {"spread", &spec.spread}, {"listen", &spec.listen}, {"group", &spec.group},
+        {"count", &spec.count}, {"spread", &spec.spread}, {"listen", &spec.listen}, {"warm_in_flight", &spec.warm_in_flight}, {"group", &spec.group},
         {"digits_at", &spec.digits_at}, {"instance_at", &spec.instance_at}};
     struct { const char *key; double *number; } reals[] = {
         {"rate", &spec.rate}, {"seconds", &spec.seconds}, {"warm", &spec.warm}};
@@ -749,7 +751,8 @@ int main(void) {
                 slot(c, 1 + 2 * (uint32_t)(i % spec.streams / spec.callers))->waiting++;
             }
     } else {
-        owed = spec.rate ? 0 : spec.in_flight;
+        allowed = spec.warm_in_flight > spec.in_flight ? spec.warm_in_flight : spec.in_flight;
+        owed = spec.rate ? 0 : allowed;
     }
     run_until_end();
     return 0;

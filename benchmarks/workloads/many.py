@@ -23,14 +23,14 @@ IN_FLIGHT: Final = (1, 64)
 def run(context: Context) -> list[Row]:
     """Measure one of each, many routes, and many instances, in turns of the same processes.
 
-    Calls go to all routes in turn; the warm-up passes each at least once, so that what is measured
-    is a broker that has seen its routes. Each case has a process of its own.
+    Calls go to all routes in turn; the warm-up, with 256 in flight, passes each of them, so that
+    what is measured is a broker that has seen its routes. Each case has processes of its own.
     """
     routes, instances = (200, 50) if context.quick else (ROUTES, INSTANCES)
     warm = 0.1 if context.quick else 0.8
     cases = [
         ({"routes": 1, "instances": 1}, Load()),
-        ({"routes": routes, "instances": 1}, Load(routes=routes, warm=warm)),
+        ({"routes": routes, "instances": 1}, Load(routes=routes, warm=warm, warm_in_flight=256)),
         ({"routes": 1, "instances": instances}, Load(providers=instances)),
     ]
     found: dict[tuple[str, int, int], list[Sample]] = {}
