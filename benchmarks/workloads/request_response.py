@@ -62,7 +62,9 @@ WORKLOADS: Final = (
         "request-response",
         "Request-response",
         "One connection on each side, a fixed number of calls in flight (closed loop), the same"
-        " number of bytes there and back. CPU is of the process in the middle.",
+        " number of bytes there and back. CPU is of the process in the middle. Our broker refuses"
+        " requests towards a provider that has more than `limits.outbound_bytes` waiting, where"
+        " others queue: with tens of megabytes in flight that is the column `refused`.",
         run,
         order=10,
     ),
