@@ -132,20 +132,26 @@ class FramedTransport(Transport):
         if self._closing:
             return
         self.bytes_in += len(data)
+        if self._large is None and self._backlog is None:
+            self._offer(data)
+        elif (batch := self._begun_with(data)) is not None:
+            self._offer(batch)
+
+    def _begun_with(self, data: bytes) -> bytes | None:
+        """Return what there is to offer now that *data* has come behind what was left over."""
         if self._large is not None:
             taken = self._large.feed(data)
             if self._large.is_complete:
                 self._large_arrived(self._large)
             data = data[taken:]
             if not data or self._closing:
-                return
+                return None
         if self._backlog is not None:
             batch = self._backlog.feed(data)
-            if batch is None:
-                return
-            self._backlog = None
-            data = batch
-        self._offer(data)
+            if batch is not None:
+                self._backlog = None
+            return batch
+        return data
 
     def _offer(self, batch: bytes) -> None:
         """Have the receiver take *batch*, and keep what it leaves over."""

@@ -130,7 +130,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self._large_updated(self._large, nbytes)
             return
         # The copy comes first: from here on anything may read into the shared buffer again.
-        data = bytes(self._read_buffer[:nbytes])
+        data = self._read_buffer[:nbytes].tobytes()
         if nbytes < TIMED_FROM:
             self._bytes_received(data)
             if self._resting:
