@@ -57,7 +57,7 @@ def same_in_msgpack(wanted: Any) -> bool:
 def _info(wanted: Any) -> inspect.Type | None:
     try:
         return inspect.type_info(wanted)
-    except (TypeError, NameError):  # nothing for msgspec, or a class that is not defined yet
+    except Exception:  # nothing for msgspec, or a class that is not defined yet, or whatever else
         return None
 
 

@@ -41,7 +41,7 @@ class Turns(Generic[J, A]):
     what the handler raises. An exception of its own ends its task.
     """
 
-    __slots__ = ("_is_due", "_loop", "_queue", "_work")
+    __slots__ = ("_loop", "_next", "_queue", "_work")
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Turns(Generic[J, A]):
         self._loop = loop
         self._work = work
         self._queue: deque[tuple[J, A]] = deque()
-        self._is_due = False  # a task that begins at the queue has been made
+        self._next: asyncio.Task[None] | None = None  # will go through the queue
 
     def put(self, job: J, argument: A) -> None:
         """Begin with *job* in the next turn of the loop, behind those that were put before."""
         self._queue.append((job, argument))
-        if not self._is_due:
-            self._is_due = True
-            self._loop.create_task(self._run())
+        # It may be done if somebody has cancelled all tasks there are before it began.
+        if self._next is None or self._next.done():
+            self._next = self._loop.create_task(self._run())
 
     def close(self) -> None:
         """Begin with nothing more, and let go of `work`; those that have begun go on."""
@@ -87,7 +87,7 @@ class Turns(Generic[J, A]):
             self._spread()
             await _go_on(coroutine, context, waits_for)
             return
-        self._is_due = False
+        self._next = None
 
     def _spread(self) -> None:
         """The task is no longer to be shared: give each of those that wait for it their own.
@@ -95,7 +95,7 @@ class Turns(Generic[J, A]):
         All of them at once and not the next one only: where one handler waits, many do, and each
         would be a turn of the loop later than the one before.
         """
-        self._is_due = False
+        self._next = None
         while self._queue:
             job, argument = self._queue.popleft()
             job.task = start_task(self._loop, self._work(job, argument))

@@ -94,6 +94,18 @@ async def test_a_handler_that_waits_has_its_task_alone_and_holds_up_nobody(playe
     assert all(job.task.done() for job in jobs)
 
 
+async def test_a_task_that_was_cancelled_before_it_began_takes_no_request_along(played):
+    first = played.put(quick, quick)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await settled()
+    assert played.began == []
+    (second,) = played.put(quick)
+    await settled()
+    assert played.began == [0, 1, 0]
+    assert all(job.ended for job in (*first, second))
+
+
 async def test_when_it_is_over_nothing_begins_and_what_has_begun_goes_on(played):
     gate = asyncio.Event()
     jobs = played.put(waiting(gate))
