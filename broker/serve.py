@@ -18,6 +18,8 @@ from rsocket_mesh.errors import RSocketError
 
 if TYPE_CHECKING:
     from broker.admin.http import AdminServer
+    from broker.admin.snapshot import BrokerView
+    from broker.workers.supervisor import Supervisor
 
 ENDED_IN_ORDER: Final = 0  # exit codes
 CUT_OFF: Final = 1
@@ -43,7 +45,7 @@ async def serve(config: Config) -> int:
     If cancelled: everything is closed at once.
     """
     signals = _Signals()
-    broker = Broker(config)
+    broker = _broker(config)
     admin = _admin_server(broker, config)
     try:
         try:
@@ -57,7 +59,7 @@ async def serve(config: Config) -> int:
         for url in (*(listener.url for listener in broker.listeners), admin and admin.url):
             if url:
                 print(f"listening {url}", flush=True)  # noqa: T201 - the command's output
-        _look_for_cycles_rarely()
+        look_for_cycles_rarely()
         print("ready", flush=True)  # noqa: T201 - the command's output
         await signals.first.wait()
         return await _drain(broker, signals)
@@ -67,7 +69,7 @@ async def serve(config: Config) -> int:
             await admin.stop()
 
 
-def _look_for_cycles_rarely() -> None:
+def look_for_cycles_rarely() -> None:
     """Keep the garbage collector from stopping everybody.
 
     A full collection looks at every object of every connection: 60 ms with 10,000 of them, in which
@@ -80,7 +82,15 @@ def _look_for_cycles_rarely() -> None:
     gc.set_threshold(young, middle, FULL_COLLECTION_EVERY)
 
 
-def _admin_server(broker: Broker, config: Config) -> AdminServer | None:
+def _broker(config: Config) -> Broker | Supervisor:
+    if config.workers.count == 1:
+        return Broker(config)
+    from broker.workers.supervisor import Supervisor  # here: one process needs none
+
+    return Supervisor(config)
+
+
+def _admin_server(broker: BrokerView, config: Config) -> AdminServer | None:
     if not config.admin.url:
         return None
     from broker.admin.http import AdminServer  # here: an HTTP server costs 0.3 s to import
@@ -88,7 +98,7 @@ def _admin_server(broker: Broker, config: Config) -> AdminServer | None:
     return AdminServer(broker, config.admin)
 
 
-async def _drain(broker: Broker, signals: _Signals) -> int:
+async def _drain(broker: Broker | Supervisor, signals: _Signals) -> int:
     """Let running calls finish, unless a second signal says that there is no time."""
     log.info("draining; the same signal again stops at once")
     drained = asyncio.create_task(broker.drain())

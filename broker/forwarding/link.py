@@ -7,7 +7,7 @@ session, not its socket: routing, calls and identity hang on it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -73,7 +73,12 @@ class Link:
         routes: the tenant's route cache, for plain requests; None if it sends none just now.
         out: the transport's outbound; appending to it needs a flush.
         unfinished: bytes it has sent of messages that are under way in fragments.
+        is_sibling: it is no peer but another worker of this broker (`broker.workers`).
+        is_remote: it stands in the table for a session of another worker, and is none itself.
     """
+
+    is_sibling: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
     __slots__ = (
         "_is_plain",

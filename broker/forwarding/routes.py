@@ -30,10 +30,14 @@ class Route:
 
     Attributes:
         candidates: who may take them; empty with the reason in `candidates.miss`.
+        instances: all instances that may take them, for shard keys; `candidates` unless other
+            workers have some, which stand there together.
+        nearest: those of `candidates` that are asked first for room; None for all.
         only: the one provider if there is just one, so that nothing has to be chosen.
         counters: of the service.
         is_builtin: the broker answers itself.
-        is_budgeted: a candidate has a budget, so calls have to ask for room first.
+        is_budgeted: a candidate has a budget, so calls have to ask for room first; or they have to
+            take the general way for another reason.
         item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
             provider; 0 before the first.
     """
@@ -41,17 +45,20 @@ class Route:
     __slots__ = (
         "candidates",
         "counters",
+        "instances",
         "is_budgeted",
         "is_builtin",
         "item_bytes",
         "item_bytes_up",
+        "nearest",
         "only",
     )
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
     ) -> None:
-        self.candidates = candidates
+        self.candidates = self.instances = candidates
+        self.nearest: Candidates[Link] | None = None
         self.counters = counters
         self.is_builtin = is_builtin
         self.is_budgeted = any(
@@ -125,14 +132,14 @@ class Routes(dict[bytes, Route]):
             for offer in self._table.describe(self.tenant, service)
         )
         text = f"nobody serves {service!r}, the default for calls without routing"
-        route = self._route(
-            Candidates(entries, None if entries else Miss(MissKind.NO_SERVICE, text))
-        )
+        miss = None if entries else Miss(MissKind.NO_SERVICE, text)
+        route = self._route(Candidates(entries, miss))
         if len(self._defaults) >= self._limit:
             self._defaults.clear()
         self._defaults[service] = route
         return route
 
     def _route(self, candidates: Candidates[Link]) -> Route:
+        """Return the route to *candidates*. A broker of several workers chooses among them."""
         service = candidates.entries[0].service.name if candidates else NOBODY
         return Route(candidates, self._counters.calls_to(service))
