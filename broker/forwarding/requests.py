@@ -408,7 +408,7 @@ class Arriving:
             else:
                 takes, caller = provider.takes, asker.caller_entry
                 changed = splice(metadata, self._wanted, asker.sends, takes, caller, remaining)
-            if changed is metadata:
+            if changed is metadata and asker is link:  # else an entry in front was taken off
                 frames = [with_initial_n(restamp(self._head[0], provider_id), granted)]
                 follows, rest = request.follows, self._head[1:] + self._later
             else:

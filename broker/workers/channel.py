@@ -142,22 +142,23 @@ class Channel:
     def _take(self) -> None:
         """Deliver what is complete, some of it now and the rest after others have had a turn."""
         position = 0
-        for _ in range(MESSAGES_PER_TURN):
-            if self._socket is None or len(self._buffer) - position < _HEAD.size:
-                break
-            size, count = _HEAD.unpack_from(self._buffer, position)
-            stop = position + _HEAD.size + size
-            if stop > len(self._buffer):
-                break
-            message = self._decoder.decode(self._buffer[position + _HEAD.size : stop])
-            position = stop
-            descriptors = [self._descriptors.popleft() for _ in range(count)]
-            self._received(message, descriptors)
-        else:
-            if self._socket is not None:  # nothing is read meanwhile: the system's buffer bounds it
-                self._loop.remove_reader(self._socket)
-                self._loop.call_soon(self._go_on)
-        del self._buffer[:position]
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                if self._socket is None or len(self._buffer) - position < _HEAD.size:
+                    return
+                size, count = _HEAD.unpack_from(self._buffer, position)
+                stop = position + _HEAD.size + size
+                if stop > len(self._buffer):
+                    return
+                message = self._decoder.decode(self._buffer[position + _HEAD.size : stop])
+                position = stop
+                descriptors = [self._descriptors.popleft() for _ in range(count)]
+                self._received(message, descriptors)
+        finally:  # also if there is a bug in dealing with one: it is not dealt with twice
+            del self._buffer[:position]
+        if self._socket is not None:  # nothing is read meanwhile: the system's buffer bounds it
+            self._loop.remove_reader(self._socket)
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         if self._socket is not None:

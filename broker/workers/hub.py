@@ -100,6 +100,7 @@ class WorkerHub(Hub):
         self.max_outbound = limits.outbound_bytes + limits.large_payload_bytes + CONTROL_ROOM
         self._here: dict[str, HereRoutes] = {}
         self._told: dict[Link, _Told] = {}
+        self._told_detached = 0
         self._past_link_bytes = 0  # of links that have ended
         self._tasks: set[asyncio.Task[Any]] = set()
         super().__init__(config, counters, builtin, loop, count(index + 1, config.workers.count))
@@ -183,11 +184,14 @@ class WorkerHub(Hub):
         return True
 
     def look(self) -> None:
-        """Tell which sessions take calls, if that has changed."""
+        """Tell which sessions take calls, and how many wait for a socket, if that has changed."""
         for link, told in self._told.items():
             if told.serves and link.accepting is not told.accepting:
                 told.accepting = link.accepting
                 self.up.tell(m.Accepting(link.id, link.accepting))
+        if self.admission.detached != self._told_detached:
+            self._told_detached = self.admission.detached
+            self.up.tell(m.Detached(self._told_detached))
 
     # -- sessions that go on -----------------------------------------------------------------------
 

@@ -230,7 +230,17 @@ class Supervisor:
             *(index, worker.process.pid, how, connections, pause),
         )
         await asyncio.sleep(pause)
-        self._spawn(index)
+        await self._revive(index)
+
+    async def _revive(self, index: int) -> None:
+        while True:
+            try:
+                self._spawn(index)
+            except OSError as exc:  # no memory, no processes: perhaps later
+                _log.error("worker %d cannot be started: %s", index, exc.strerror or exc)
+                await asyncio.sleep(LAST_BACKOFF)
+            else:
+                return
 
     def _tell_all(self, message: object, but: int | None = None) -> None:
         for worker in list(self._workers.values()):

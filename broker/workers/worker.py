@@ -86,14 +86,13 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._channel = Channel(sock, m.ToWorker, self._received, self._alone)
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._broker: WorkerBroker
+        self._broker: WorkerBroker  # these from `Begin` on, which comes first
         self._hub: WorkerHub
         self._adopter: Adopter
         self._numbers = count(1)
         self._asked: dict[int, asyncio.Future[list[Any]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._meeting: list[asyncio.Task[Any]] = []
-        self._told_detached = 0
         self._acts: dict[type, Callable[[Any, list[int]], None]] = {
             m.Begin: self._begin,
             m.Meet: self._meet,
@@ -239,7 +238,8 @@ class Worker:
     async def _end(self, code: int) -> None:
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
-        await self._broker.stop()
+        if hasattr(self, "_broker"):
+            await self._broker.stop()
         self._finish(code)
 
     def _finish(self, code: int) -> None:
