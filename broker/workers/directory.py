@@ -22,6 +22,7 @@ class Session(NamedTuple):
     tenant: str
     app: str
     instance: str
+    data_mime: str
     announcement: bytes
     serves: bool
     accepting: bool = True

@@ -24,13 +24,13 @@ from broker.routing.table import Change
 from broker.workers import messages as m
 from broker.workers.moving import handed_of, move
 from broker.workers.routes import HereRoutes, NearRoutes
-from broker.workers.siblings import ROOM, RemoteInstance, Sibling, SiblingLink
+from broker.workers.siblings import MIMES, ROOM, RemoteInstance, Sibling, SiblingLink
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement, encode_announcement
 from rsocket_mesh.protocol.connection import CLOSED, Connection
 from rsocket_mesh.protocol.frames import Resume, Setup
-from rsocket_mesh.protocol.metadata import CBOR, COMPOSITE
+from rsocket_mesh.protocol.metadata import COMPOSITE
 
 # s between two looks at which sessions take calls: those that read slowly or wait for a socket do
 # not, and so late the other workers know.
@@ -74,8 +74,6 @@ class WorkerHub(Hub):
     Attributes:
         index: which worker this is.
         up: the way to the supervisor.
-        plain_shape: how requests are written that cross to a sibling as they are: as those of our
-            own library, which states nothing else.
         passed_on: what has come from siblings; they have counted it for the broker already.
         siblings: the other workers, by index.
         max_outbound: bytes waiting for one peer above which it is cut off.
@@ -104,7 +102,6 @@ class WorkerHub(Hub):
         self._past_link_bytes = 0  # of links that have ended
         self._tasks: set[asyncio.Task[Any]] = set()
         super().__init__(config, counters, builtin, loop, count(index + 1, config.workers.count))
-        self.plain_shape = self._shared(Shape(COMPOSITE, CBOR))
         self._lookout = _Lookout(self)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -138,7 +135,8 @@ class WorkerHub(Hub):
         told.unconfirmed += serves or told.serves
         told.serves = serves
         names = (link.id, link.tenant, link.app, link.instance)
-        self.up.tell(m.Announced(*names, encode_announcement(announcement), serves))
+        told_as = (link.takes.data_mime, encode_announcement(announcement), serves)
+        self.up.tell(m.Announced(*names, *told_as))
         return told
 
     def confirmed(self, link_id: int) -> None:
@@ -214,14 +212,21 @@ class WorkerHub(Hub):
     @property
     def links_of_siblings(self) -> int:
         """How many of `links` are no clients."""
-        return 2 * len(self.siblings)
+        return 2 * len(MIMES) * len(self.siblings)
+
+    def shape_of(self, data_mime: str) -> Shape:
+        """Return how requests are written that cross as they are."""
+        return self._shared(Shape(COMPOSITE, data_mime))
 
     def meet(self, index: int, number: int) -> Sibling:
         """Return the links to worker *index*, which have no connections yet."""
         self.tick()
-        links = [SiblingLink(self, next(self._link_ids), index) for _ in range(2)]
-        self.links |= {link.id: link for link in links}
-        sibling = self.siblings[index] = Sibling(number, *links)
+        out, inward = (
+            {mime: SiblingLink(self, next(self._link_ids), index, mime) for mime in MIMES}
+            for _ in range(2)
+        )
+        sibling = self.siblings[index] = Sibling(number, out, inward)
+        self.links |= {link.id: link for link in sibling.links()}
         return sibling
 
     def part(self, index: int) -> None:
@@ -232,14 +237,14 @@ class WorkerHub(Hub):
         self.tick()
         for remote in list(sibling.instances.values()):
             self._withdrawn(remote)
-        for link in (sibling.out, sibling.inward):
+        for link in sibling.links():
             self._past_link_bytes += link.bytes_sent
             link.end("worker-gone", f"worker {index} has ended")
 
     def sibling_lost(self, link: SiblingLink) -> None:
         """The connection of *link* has ended."""
         sibling = self.siblings.get(link.index)
-        if sibling is not None and link in (sibling.out, sibling.inward):
+        if sibling is not None and link in sibling.links():
             self.part(link.index)
             self.up.tell(m.Lost(link.index, sibling.number))
 
@@ -252,7 +257,8 @@ class WorkerHub(Hub):
         announcement = decode_announcement(message.announcement)
         remote = sibling.instances.get(message.link)
         if remote is None:
-            remote = RemoteInstance(sibling.out, message.tenant, message.accepting)
+            link = sibling.link_for(message.data_mime)
+            remote = RemoteInstance(link, message.tenant, message.accepting)
             sibling.instances[message.link] = remote
             remote.announces(announcement)
             names = (cast(Link, remote), message.tenant, message.instance)
@@ -315,12 +321,12 @@ class WorkerHub(Hub):
 
     def link_bytes(self) -> int:
         """Return how many bytes were sent to siblings."""
-        live = (s.out.bytes_sent + s.inward.bytes_sent for s in self.siblings.values())
-        return self._past_link_bytes + sum(live)
+        links = (link for sibling in self.siblings.values() for link in sibling.links())
+        return self._past_link_bytes + sum(link.bytes_sent for link in links)
 
     def calls_open(self) -> int:
-        siblings = self.siblings.values()
-        return self.streams_open() - sum(len(sibling.inward.streams) for sibling in siblings)
+        inward = (link for one in self.siblings.values() for link in one.inward.values())
+        return self.streams_open() - sum(len(link.streams) for link in inward)
 
     # -- routes ------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Begin(_Message):
 
 
 class Meet(_Message):
-    """Another worker is there. Two descriptors: our calls to it, and its calls to us."""
+    """Another worker is there. Descriptors: for each of `MIMES` our calls to it, and its to us."""
 
     worker: int
     link: int  # the number of this link between the two
@@ -48,6 +48,7 @@ class Serves(_Message):
     link: int
     tenant: str
     instance: str
+    data_mime: str
     announcement: bytes  # JSON, checked
     number: int  # 0 for what nobody waits for
     accepting: bool = True
@@ -165,6 +166,7 @@ class Announced(_Message):
     tenant: str
     app: str
     instance: str
+    data_mime: str
     announcement: bytes
     serves: bool  # anything at all
 

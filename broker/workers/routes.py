@@ -16,6 +16,7 @@ What comes from another worker is served by our own providers or not at all: one
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from broker.forwarding.hub import DEFAULT_TENANT
 from broker.forwarding.routes import Route, Routes
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
-from broker.workers.siblings import RemoteInstance, SiblingLink
+from broker.workers.siblings import RemoteInstance
 from rsocket_mesh.protocol.announce import ServiceInfo
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ class NearRoutes(Routes):
         far = [entry for entry in far if entry.provider.accepting] or ([] if here else far)
         if not far:
             return super()._route(_only(here, candidates))
-        there: dict[SiblingLink, list[Candidate[Link]]] = {}
+        there: dict[int, list[Candidate[Link]]] = {}  # by worker
         wants_caller = False
         for entry in far:
             remote = cast(RemoteInstance, entry.provider)
-            there.setdefault(remote.link, []).append(entry._replace(provider=remote.link))
+            group = there.setdefault(remote.link.index, [])
+            group.append(entry._replace(provider=remote.link))
             wants_caller |= remote.wants_caller
         entries = [_near(entry) for entry in here]
-        entries += [_together(link, group) for link, group in there.items()]
+        entries += [_together(group) for group in there.values()]
         route = super()._route(Candidates(tuple(entries)))
         route.instances = Candidates((*here, *(one for group in there.values() for one in group)))
         if here and all(_is_limited(entry) for entry in here):
@@ -83,12 +85,14 @@ def _near(entry: Candidate[Link]) -> Candidate[Link]:
     return entry._replace(service=service)
 
 
-def _together(link: SiblingLink, group: list[Candidate[Link]]) -> Candidate[Link]:
-    """Return the one candidate that stands for all instances of a worker."""
+def _together(group: list[Candidate[Link]]) -> Candidate[Link]:
+    """Return the one candidate that stands for all instances of a worker, over the connection
+    that suits most of them."""
     weight = sum(entry.service.weight for entry in group)
     first = group[0]
     service = ServiceInfo(first.service.name, first.service.version, weight)
-    return Candidate(link, service, first.method, "", 0)
+    links = Counter(entry.provider for entry in group)
+    return Candidate(links.most_common(1)[0][0], service, first.method, "", 0)
 
 
 def _is_limited(entry: Candidate[Link]) -> bool:

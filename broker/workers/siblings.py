@@ -1,15 +1,18 @@
 """The links between workers, and the instances that are reached over them.
 
-To the rooms that forward calls another worker is one more session: a *sibling*, joined by two
-connections, one for our calls to it and one for its calls to us, so that on each the caller has the
-odd stream ids and every rule of the relay holds as it is. What limits hold for clients do not hold
-here; what bounds memory does. A `RemoteInstance` stands in the routing table for each instance that
+To the rooms that forward calls another worker is one more session: a *sibling*, joined by
+connections for our calls to it and others for its calls to us, so that on each the caller has the
+odd stream ids and every rule of the relay holds as it is. There is one of each for every data type
+in general use, and like any session each has one way of writing its requests: so a call between two
+peers that write alike crosses as it is. What limits hold for clients do not hold here; what bounds
+memory does. A `RemoteInstance` stands in the routing table for each instance that
 another worker has, and names the sibling to go through.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from broker.forwarding.budget import Budget
@@ -19,7 +22,7 @@ from broker.forwarding.link import Link
 from rsocket_mesh.protocol.announce import Announcement
 from rsocket_mesh.protocol.connection import CLOSED, Connection
 from rsocket_mesh.protocol.frames import MAX_STREAM_ID, Setup, encode_setup
-from rsocket_mesh.protocol.metadata import CBOR, COMPOSITE
+from rsocket_mesh.protocol.metadata import CBOR, COMPOSITE, JSON, OCTET_STREAM
 from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.protocol.rates import Bucket, Rate
 from rsocket_mesh.transport.base import PROTOCOL_ERROR, Transport
@@ -36,6 +39,8 @@ HIGH_WATER: Final = 8 * 1024 * 1024
 LOW_WATER: Final = HIGH_WATER // 2
 # Times what may wait for one peer: a sibling stands for many. Beyond it streams end one by one.
 ROOM: Final = 4
+# What nearly all clients send. Calls between others cross, too, and cost more (`passing`).
+MIMES: Final = (CBOR, JSON, OCTET_STREAM)
 UNBOUNDED: Final = 1 << 62  # requests: it is never counted down to nothing
 _NO_LIMIT: Final = Rate(1e12, 1e12)  # what one peer may do says nothing of a sibling
 _log: Final = logging.getLogger("rsocket_broker.workers")
@@ -61,7 +66,7 @@ class SiblingTransport(StreamTransport):
 
 
 class SiblingLink(Link):
-    """One of the two connections to a sibling.
+    """One of the connections to a sibling.
 
     Attributes:
         index: of the worker.
@@ -69,13 +74,14 @@ class SiblingLink(Link):
 
     is_sibling: ClassVar[bool] = True
 
-    __slots__ = ("index",)
+    __slots__ = ("_data_mime", "index")
 
     hub: WorkerHub
 
-    def __init__(self, hub: WorkerHub, link_id: int, index: int) -> None:
+    def __init__(self, hub: WorkerHub, link_id: int, index: int, data_mime: str) -> None:
         super().__init__(hub, link_id, "")
         self.index = index
+        self._data_mime = data_mime
         self.connection = SiblingConnection(Role.SERVER, now=hub.now)
         self.next_id = 1
         self.requests_left = UNBOUNDED
@@ -93,9 +99,9 @@ class SiblingLink(Link):
         """Take it as set up: both ends are ours."""
         self.transport = transport
         self.out = transport.outbound
-        setup = encode_setup(Setup(1, 1, COMPOSITE, CBOR))
+        setup = encode_setup(Setup(1, 1, COMPOSITE, self._data_mime))
         self.connection.receive_frame(setup, self.hub.tick())
-        self.sends = self.takes = self.hub.plain_shape
+        self.sends = self.takes = self.hub.shape_of(self._data_mime)
         self.accept(None, DEFAULT_TENANT, self.instance, leases=False)
         self.app = "worker"
         self.use_routes(self.hub.routes_here(DEFAULT_TENANT), plain=True)
@@ -195,12 +201,24 @@ class Sibling:
 
     Attributes:
         number: of this link between the two of us.
-        out: carries our calls to it; `inward` its calls to us.
+        out: the connections that carry our calls to it, by data type; `inward` its calls to us.
         instances: those that it has, by the number of their session there.
     """
 
-    def __init__(self, number: int, out: SiblingLink, inward: SiblingLink) -> None:
+    def __init__(
+        self, number: int, out: dict[str, SiblingLink], inward: dict[str, SiblingLink]
+    ) -> None:
         self.number = number
         self.out = out
         self.inward = inward
         self.instances: dict[int, RemoteInstance] = {}
+
+    def link_for(self, data_mime: str) -> SiblingLink:
+        """Return the connection for calls to an instance with this data type."""
+        return self.out.get(data_mime) or self.out[MIMES[0]]
+
+    def links(self) -> Iterator[SiblingLink]:
+        """Yield all connections: of each type ours, then its."""
+        for mime in MIMES:
+            yield self.out[mime]
+            yield self.inward[mime]

@@ -26,6 +26,7 @@ from broker.workers.directory import Directory, Holder, Session
 from broker.workers.door import Door
 from broker.workers.process import WorkerProcess
 from broker.workers.report import read_report
+from broker.workers.siblings import MIMES
 from broker.workers.view import Totals
 from rsocket_mesh.errors import RSocketError
 from rsocket_mesh.transport import Listener
@@ -168,12 +169,17 @@ class Supervisor:
         worker.channel.send(m.Go())
 
     def _introduce(self, one: WorkerProcess, other: WorkerProcess) -> None:
-        """Link two workers: a connection for the calls of each to the other."""
-        there, there_end = _pair()
-        back, back_end = _pair()
+        """Link two workers: connections for the calls of each to the other."""
+        ours: list[int] = []
+        theirs: list[int] = []
+        for _ in MIMES:
+            there, there_end = _pair()
+            back, back_end = _pair()
+            ours += (there, back_end)
+            theirs += (back, there_end)
         number = self._links[_both(one.index, other.index)] = next(self._link_numbers)
-        one.channel.send(m.Meet(other.index, number), there, back_end)
-        other.channel.send(m.Meet(one.index, number), back, there_end)
+        one.channel.send(m.Meet(other.index, number), *ours)
+        other.channel.send(m.Meet(one.index, number), *theirs)
 
     def _received(self, worker: WorkerProcess, message: Any, descriptors: list[int]) -> None:
         self._acts[type(message)](worker, message, descriptors)
@@ -299,7 +305,8 @@ class Supervisor:
         link = message.link
         served = self._directory.serves(worker.index, link)
         session = Session(
-            message.tenant, message.app, message.instance, message.announcement, message.serves
+            *(message.tenant, message.app, message.instance),
+            *(message.data_mime, message.announcement, message.serves),
         )
         before = self._directory.announce(worker.index, link, session)
         if before is not None and before[0] != worker.index:
@@ -419,8 +426,8 @@ class Supervisor:
 
 def _serves(worker: int, link: int, session: Session, number: int) -> m.Serves:
     return m.Serves(
-        *(worker, link, session.tenant, session.instance, session.announcement),
-        *(number, session.accepting),
+        *(worker, link, session.tenant, session.instance, session.data_mime),
+        *(session.announcement, number, session.accepting),
     )
 
 

@@ -163,7 +163,7 @@ class Worker:
 
     def _meet(self, message: m.Meet, descriptors: list[int]) -> None:
         sibling = self._hub.meet(message.worker, message.link)
-        for link, descriptor in zip((sibling.out, sibling.inward), descriptors, strict=True):
+        for link, descriptor in zip(sibling.links(), descriptors, strict=True):
             self._meeting.append(self._background(self._connect(link, descriptor)))
 
     async def _connect(self, link: SiblingLink, descriptor: int) -> None:

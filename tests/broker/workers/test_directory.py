@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from broker.workers.directory import MAX_REMEMBERED, Directory, Session
 
-ONE = Session("default", "shop", "shop-1", b"{}", serves=True)
-CALLER = Session("default", "shop", "shop-2", b"{}", serves=False)
+ONE = Session("default", "shop", "shop-1", "application/cbor", b"{}", serves=True)
+CALLER = Session("default", "shop", "shop-2", "application/cbor", b"{}", serves=False)
 
 
 def test_a_name_belongs_to_who_announced_it_last():
