@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format acceptance conformance fuzz soak clean
+.PHONY: help demo test lint format acceptance gate conformance fuzz soak clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -15,8 +15,11 @@ help: ## show these targets
 demo: $(STAMP) ## a broker and services that call each other, on this machine
 	@$(BIN)/python -m examples.demo
 
+# What runs through the kernel runs over both of them, if both are there.
 test: lint ## style, types, then all tests with their coverage
-	@$(BIN)/python -m pytest -m "not acceptance" --cov --cov-report=term:skip-covered
+	@$(BIN)/python -m pytest -m "not acceptance" --cov --cov-report=
+	@RSOCKET_MESH_PURE=1 $(BIN)/python -m pytest -m "not acceptance" -q --cov --cov-append \
+		--cov-report=term:skip-covered tests/broker tests/fuzz tests/conformance
 
 lint: $(STAMP) ## style and types only
 	@$(BIN)/ruff check .
@@ -29,6 +32,9 @@ format: $(STAMP) ## put the code into the agreed form
 
 acceptance: $(STAMP) ## measure what is promised, and print the figures
 	@$(BIN)/python -m pytest -m acceptance -s
+
+gate: $(STAMP) ## fail if the relay or a typed call costs 15 % more than committed; a minute
+	@$(BIN)/python -m benchmarks.gate
 
 conformance: $(STAMP) ## try every requirement of RSocket on what is ours, and write docs/conformance.md
 	@$(BIN)/python -m rsocket_mesh.testing.conformance --markdown docs/conformance.md
@@ -48,7 +54,7 @@ clean: ## remove the environment and all that was made
 		.hypothesis .fuzz .soak *.egg-info tests/interop/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py $(wildcard broker/kernel/*.pyx)
 	@set -e; \
 	python=; \
 	for candidate in python3 python3.13 python3.12 python3.11; do \
@@ -65,4 +71,5 @@ $(STAMP): pyproject.toml
 	echo "creating environment in $(VENV) ($$($$python --version)), this takes a minute..."; \
 	[ -x $(BIN)/python ] || $$python -m venv $(VENV); \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'; \
+	$(BIN)/python -c 'from broker.kernel import KERNEL; print("broker kernel:", KERNEL)'; \
 	touch $(STAMP)

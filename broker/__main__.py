@@ -17,6 +17,7 @@ import click
 
 from broker.config import Config, ConfigError
 from broker.config_file import ENV_FILE, load, render
+from broker.kernel import KERNEL
 from broker.observe import logs
 from rsocket_mesh.transport import server_tls
 
@@ -100,7 +101,9 @@ def main() -> None:
 @click.option(
     "--print-config", is_flag=True, help="Print the config in force, with reasons, and exit."
 )
-@click.version_option(package_name="rsocket-mesh", message="%(prog)s %(version)s")
+@click.version_option(
+    package_name="rsocket-mesh", message=f"%(prog)s %(version)s (kernel: {KERNEL})"
+)
 def command(
     file: Path | None,
     listen: tuple[str, ...],

@@ -18,6 +18,7 @@ from broker.config import Config, ListenerConfig
 from broker.forwarding.guard import MemoryGuard
 from broker.forwarding.hub import DEFAULT_TENANT, Hub
 from broker.forwarding.link import Link
+from broker.kernel import KERNEL
 from broker.memory import default_budget, resident, trimmer
 from broker.observe.counters import Counters
 from broker.routing.table import Offer
@@ -107,6 +108,7 @@ class Broker:
         return {
             "broker": "rsocket-broker",
             "version": self._version,
+            "kernel": KERNEL,
             "state": self.state,
             "uptime_s": round(hub.now - self._started_at, 3),
             "connections": len(hub.links),

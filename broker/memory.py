@@ -10,6 +10,7 @@ import ctypes.util
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 SHARE: Final = 0.75  # of the machine: the rest is for its other programs, and for its files
@@ -37,9 +38,13 @@ def default_budget() -> int:
 
 
 def trimmer() -> Callable[[], None]:
-    """Return what gives freed memory back to the system; does nothing without the GNU library."""
+    """Return what has freed memory given back to the system; does nothing without the GNU library.
+
+    It takes 1 ms per 10 MiB, so a thread does it: nobody waits for it, unless for a large piece of
+    memory in that moment.
+    """
     try:
         trim = ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim
     except (OSError, AttributeError):
         return lambda: None
-    return lambda: trim(0) and None
+    return lambda: Thread(target=trim, args=(0,), name="malloc_trim", daemon=True).start()

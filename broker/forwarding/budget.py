@@ -10,13 +10,12 @@ Source: docs/concepts.md, "Capacity and leases"; RSocket Protocol 1.0, "Lease Se
 from __future__ import annotations
 
 from collections.abc import Iterable
-from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
 from broker.forwarding.call import Call
 from broker.forwarding.items import ItemCall
 from broker.routing.candidates import Candidate
-from broker.routing.selection import DRAW_BITS, choose_free, choose_shard
+from broker.routing.selection import choose_free, choose_shard
 from rsocket_mesh.errors import Overloaded
 from rsocket_mesh.protocol.announce import ServiceInfo
 from rsocket_mesh.protocol.capacity import BUSY_PAUSE, Capacity
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from broker.forwarding.link import Link
     from broker.forwarding.requests import Arriving
     from broker.forwarding.routes import Route
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.wheel import Entry
 
 UNLIMITED: Final = MAX_REQUESTS  # what `free` says where nothing is limited
 # What those who wait for room are kept by: tenant, routing or else the default service, shard.
@@ -141,12 +140,15 @@ def free_of(provider: Link, service: ServiceInfo, now: float) -> int:
 
 
 def choose_with_room(
-    route: Route, shard: bytes | None, now: float
+    route: Route, shard: bytes | None, now: float, draw: int
 ) -> tuple[Candidate[Link] | None, Overloaded | None]:
     """Choose a provider that has room at *now*.
 
     A shard key has one provider as long as the set stays: if that one has no room, no other is
     chosen for it, because what it keeps for the key is not there.
+
+    Args:
+        draw: random bits, as `choose` wants them.
 
     Returns:
         The chosen one, or None and the error for the caller; (None, None) if nobody is accepting.
@@ -157,7 +159,7 @@ def choose_with_room(
         for some in (route.nearest, candidates):
             if some is None:
                 continue
-            chosen = choose_free(some, getrandbits(DRAW_BITS), lambda entry: _is_free(entry, now))
+            chosen = choose_free(some, draw, lambda entry: _is_free(entry, now))
             if chosen is not None:
                 return chosen, None
         full = [entry for entry in candidates if entry.provider.accepting]

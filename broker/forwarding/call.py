@@ -1,18 +1,16 @@
 """A call: two streams on two links, joined.
 
-Each side of the pair is a *leg*: the tuple `(other link, its stream id as four bytes, law, call)`
-under the stream id in `link.streams`. A tuple, because two are made per call and one is read per
-frame. The call itself holds what both sides share. A call with items, which has credit, is an
-`ItemCall` (`broker.forwarding.items`).
+Each side of the pair is a *leg* in the streams of its link; the call holds what both share. A call
+with items, which has credit, is an `ItemCall` (`broker.forwarding.items`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.forwarding import law
 from broker.forwarding.credit import Credit
-from broker.forwarding.law import Law
+from broker.kernel import CallCore, law
+from broker.kernel.law import Law
 from broker.observe.counters import OK, CallCounters
 from rsocket_mesh.errors import DeadlineExceeded, StreamError
 from rsocket_mesh.protocol.frames import (
@@ -26,61 +24,18 @@ from rsocket_mesh.protocol.frames import (
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
-    from broker.forwarding.wheel import Entry
-
-Leg = tuple["Link", bytes, Law, "Call"]
 
 
-class Call:
-    """One relayed request.
+class Call(CallCore):
+    """One relayed request; the fields are those of `CallCore`, here with their types."""
 
-    Attributes:
-        caller, caller_id: where it came from, and its stream id there.
-        provider, provider_id: where it went.
-        kind: the frame type of the request.
-        counters: of the service that was called.
-        bucket: the wheel's set that holds it while a deadline runs.
-        coming_up, coming_down: bytes of the message that is under way in fragments, towards the
-            provider and towards the caller; 0 if there is none.
-        down: credit from provider to caller; None for request-response and fire-and-forget, and
-            when that half has ended.
-        up: credit of a channel from caller to provider.
-    """
+    __slots__ = ()
 
-    __slots__ = (
-        "bucket",
-        "caller",
-        "caller_id",
-        "coming_down",
-        "coming_up",
-        "counters",
-        "kind",
-        "provider",
-        "provider_id",
-    )
-
-    # Of the class: most calls have one answer, and two fields less to set.
-    down: Credit | None = None
-    up: Credit | None = None
-
-    def __init__(
-        self,
-        caller: Link,
-        caller_id: int,
-        provider: Link,
-        provider_id: int,
-        kind: int,
-        counters: CallCounters,
-        bucket: set[Entry] | None,
-    ) -> None:
-        self.caller = caller
-        self.caller_id = caller_id
-        self.provider = provider
-        self.provider_id = provider_id
-        self.kind = kind
-        self.counters = counters
-        self.bucket = bucket
-        self.coming_up = self.coming_down = 0
+    caller: Link
+    provider: Link
+    counters: CallCounters
+    down: Credit | None
+    up: Credit | None
 
     def __repr__(self) -> str:
         return (
@@ -151,15 +106,6 @@ class Call:
         if self.bucket is not None:
             self.bucket.discard(self)
             self.bucket = None
-
-    def forget(self) -> None:
-        """Take both legs off their links; later frames of either are ignored. For a call that ends
-        between two whole messages; others `end`."""
-        del self.caller.streams[self.caller_id]
-        del self.provider.streams[self.provider_id]
-        self.provider.in_flight -= 1
-        if self.bucket is not None:
-            self.bucket.discard(self)
 
     def end(self, outcome: str) -> None:
         """`forget`, give back all that the call holds, and count the outcome."""

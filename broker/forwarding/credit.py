@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.kernel import CreditCore
 from rsocket_mesh.protocol.frames import MAX_REQUEST_N
 
 UNLIMITED: Final = MAX_REQUEST_N  # an accumulated credit that reaches this never counts down
@@ -37,7 +38,7 @@ def first_grant(asked: int, room: int, item_bytes: int) -> int:
     return min(asked, FIRST_ITEMS, items_in(room, item_bytes))
 
 
-class Credit:
+class Credit(CreditCore):
     """One direction of one stream; all numbers are items since its start, unless they say bytes.
 
     Attributes:
@@ -55,10 +56,8 @@ class Credit:
     __slots__ = (
         "_due",
         "asked",
-        "bytes",
         "granted",
         "item_bytes",
-        "left",
         "settled",
         "starved_by",
         "starved_since",
@@ -69,7 +68,7 @@ class Credit:
         self.asked = asked
         self.granted = granted
         self.item_bytes = item_bytes
-        self.bytes = 0
+        super().__init__()
         self.settled = 0
         self.starved_since: float | None = None
         self.starved_by = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding.relay import relay
+from broker.kernel import relay
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import HEADER, RESUME, SETUP
 from rsocket_mesh.protocol.framing import PREFIX_SIZE

@@ -4,6 +4,9 @@ Limits bound what one peer can make it hold, not what thousands of them can toge
 of the process is measured a few times per second, and in three steps less is promised, new work is
 refused, and whoever holds most is let go. Going back takes a little more room than going forth, so
 that a step does not flicker. `step_of` decides and knows no clock; the rest carries it out.
+
+Far below the budget, too, what is over is not kept: the allocator holds what was freed in the
+middle of its heap until somebody says that it is not needed soon. `Leftovers` says when.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ RETRY_MS: Final = 1000  # what refused callers are told: four looks
 BACK: Final = 0.03  # of the budget; so much below its threshold a step ends
 WINDOW_SHARE: Final = 8  # streams get this part of their windows from the first step on
 WORTH_CLOSING: Final = 1024 * 1024  # bytes; who has less waiting is not the problem
+STILL: Final = 1024 * 1024  # bytes; memory that changes by less between two looks stands still
+CALM: Final = 1.0  # seconds that it has to stand still: what goes on needs again what it frees
+WORTH_RETURNING: Final = 4 * 1024 * 1024  # bytes above the least that was seen
 
 _log: Final = logging.getLogger("rsocket_broker.memory")
 
@@ -51,6 +57,29 @@ def step_of(used: int, budget: int, before: Step) -> Step:
     return reached
 
 
+class Leftovers:
+    """Notices that memory has grown and stands still: what is freed by now can be given back.
+
+    If nothing is, the growth was needed, and only growth beyond it counts from then on.
+    """
+
+    def __init__(self, used: int, now: float) -> None:
+        self._least = self._last = used
+        self._since = now
+        self._is_returned = False  # the next look shows what is really needed
+
+    def look(self, used: int, now: float) -> bool:
+        """Return whether it is time to give memory back, *used* bytes being in use."""
+        self._least = used if self._is_returned else min(self._least, used)
+        self._is_returned = False
+        if abs(used - self._last) > STILL:
+            self._last, self._since = used, now
+        elif used - self._least >= WORTH_RETURNING and now - self._since >= CALM:
+            self._last, self._since = used, now
+            self._is_returned = True
+        return self._is_returned
+
+
 class MemoryGuard:
     """Watches one process; an entry of the wheel.
 
@@ -63,14 +92,15 @@ class MemoryGuard:
     def __init__(
         self, hub: Hub, budget: int, resident: Callable[[], int], give_back: Callable[[], None]
     ) -> None:
-        """*resident* returns the memory of the process in bytes; *give_back* returns what the
-        allocator holds for later to the system."""
+        """*resident* returns the memory of the process in bytes; *give_back* has what the allocator
+        holds for later returned to the system, and may take its time for it."""
         self.budget = budget
         self.used = 0
         self.step = Step.CALM
         self._hub = hub
         self._resident = resident
         self._give_back = give_back
+        self._leftovers = Leftovers(resident(), hub.now)
         self.expire(hub.now)
 
     def expire(self, now: float) -> None:
@@ -81,7 +111,7 @@ class MemoryGuard:
             self._enter(step)
         if step is Step.RESET:
             self._let_go()
-        if step:
+        if self._leftovers.look(self.used, now) or step:
             self._give_back()
         self._hub.wheel.bucket(now + INTERVAL).add(self)
 

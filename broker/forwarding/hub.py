@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from itertools import count
+from random import getrandbits
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
@@ -17,13 +18,15 @@ import msgspec
 from broker.config import Config
 from broker.forwarding.admission import TOO_MANY, Admission, TurnedAway
 from broker.forwarding.budget import Queue
+from broker.forwarding.call import Call
 from broker.forwarding.leasing import Desk
 from broker.forwarding.limiter import Limiter, OverLimit
 from broker.forwarding.link import Link
 from broker.forwarding.resumption import Sessions
 from broker.forwarding.routes import Routes
 from broker.forwarding.splice import Shape
-from broker.forwarding.wheel import TICK, Entry, Wheel
+from broker.kernel import HubCore
+from broker.kernel.wheel import TICK, Wheel
 from broker.observe.counters import Counters
 from broker.observe.logs import OncePer
 from broker.routing.table import Change, RoutingTable
@@ -67,14 +70,12 @@ _ORDINARY: Final = frozenset({"peer-closed", "replaced", "drained"})
 Watcher = Callable[[Change], None]
 
 
-class Hub:
+class Hub(HubCore):
     """The middle of one broker process.
 
     Attributes:
         links: every live connection, also those whose SETUP has not come yet.
         limiter: what each of them may say how often.
-        now: the loop's clock at the batch that is being processed, in seconds.
-        default_bucket: the wheel's set for calls that start now and name no deadline.
         sessions: those that may outlive their sockets.
         held, held_bytes: requests that are not on their way yet, in order of arrival.
         most_waiting: bytes that may wait for one peer, with large payloads.
@@ -87,6 +88,7 @@ class Hub:
     """
 
     connection_type: ClassVar[type[Connection]] = Connection
+    counters: Counters
 
     def __init__(
         self,
@@ -97,7 +99,9 @@ class Hub:
         link_ids: Iterator[int] | None = None,
     ) -> None:
         """*link_ids* are the numbers of sessions, from 1 on if nobody shares them."""
+        super().__init__()
         self.config = config
+        self.call_class = Call
         self.counters = counters
         self.table: RoutingTable[Link] = RoutingTable()
         self.links: dict[int, Link] = {}
@@ -124,9 +128,9 @@ class Hub:
         self._shapes: dict[Shape, Shape] = {}
         self._link_ids = link_ids or count(1)
         self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
-        self.now: float = self._time()
-        self.wheel = Wheel(self._arm)
-        self.default_bucket: set[Entry] = set()
+        self.now = self._time()
+        self.wheel = Wheel(self._arm, self.now)
+        self.draw = getrandbits
         self._bucket_until = 0.0
         self.tick()
         self.limiter = Limiter(config.limits, counters, self._log_limit)
@@ -137,11 +141,15 @@ class Hub:
     def tick(self) -> float:
         """Take the time for the batch that begins; return it."""
         now = self.now = self._time()
+        self.deadline_ms = -1
         if now >= self._bucket_until:
-            self.wheel.sweep()  # here the only set that is kept while empty is about to change
-            self.default_bucket = self.wheel.bucket(now + self.config.routing.default_deadline)
-            self._bucket_until = now + TICK
+            self.wheel.tidy()  # here the only set that is kept while empty is about to change
+            self._take_bucket()
         return now
+
+    def _take_bucket(self) -> None:
+        self.default_bucket = self.wheel.bucket(self.now + self.config.routing.default_deadline)
+        self._bucket_until = self.now + TICK
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -150,11 +158,12 @@ class Hub:
 
     def _expire(self) -> None:
         self._timer = None
-        self.now = self._time()
+        self.tick()  # so that what expires may begin calls
         self.wheel.expire(self.now, MAX_EXPIRED)
         when = self.wheel.next_deadline()
-        if when is not None and self._timer is None:
+        if when is not None:
             self._arm(when)
+        self._take_bucket()  # the wheel does not wait for a set that is still empty
 
     def soon(self, act: Callable[[], None]) -> None:
         """Call *act* in the next turn of the loop."""

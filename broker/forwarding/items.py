@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.forwarding import law
 from broker.forwarding.call import Call
 from broker.forwarding.credit import Credit
+from broker.kernel import law
 from rsocket_mesh.protocol.frames import REQUEST_CHANNEL, encode_request_n
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class ItemCall(Call):
         route: remembers how large the items were, for the next call to it.
     """
 
-    __slots__ = ("down", "route", "up")
+    __slots__ = ("route",)
 
     def __init__(
         self,
@@ -43,9 +43,8 @@ class ItemCall(Call):
         super().__init__(caller, caller_id, provider, provider_id, kind, route.counters, None)
         self.route = route
         caller.consuming += 1
-        self.down: Credit | None = Credit(asked, granted, route.item_bytes)
+        self.down = Credit(asked, granted, route.item_bytes)
         self.counters.credit_granted += granted
-        self.up: Credit | None = None
         if kind == REQUEST_CHANNEL:
             provider.consuming += 1
             self.up = Credit(0, 0, route.item_bytes_up)

@@ -1,18 +1,18 @@
 """Joins a request to its provider: the call, its two legs, and what its first frame carries.
 
 Stands on `call`, `items` and `budget`; `requests` comes here when all has been decided. The fast
-way, `opening`, does the same for plain requests without asking.
+way, in the kernel, joins plain requests itself, and comes here for streams and channels.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.forwarding import law
 from broker.forwarding.budget import BudgetedCall, BudgetedItemCall
 from broker.forwarding.call import Call
+from broker.forwarding.credit import first_grant
 from broker.forwarding.items import ItemCall
-from broker.forwarding.opening import join_items
+from broker.kernel import law
 from rsocket_mesh.protocol.frames import HEADER, REQUEST_RESPONSE, STREAM_ID, Request
 
 if TYPE_CHECKING:
@@ -56,13 +56,43 @@ def join(
         call = items = make_items(
             link, stream_id, provider, provider_id, kind, route, request.initial_n, granted
         )
-        join_items(items, deadline)
+        _join_items(items, deadline)
         if request.complete:
             items.close_up()
     if capacity is not None:
         assert isinstance(call, BudgetedCall | BudgetedItemCall)
         call.capacity = capacity
     return call
+
+
+def open_plain(
+    link: Link,
+    stream_id: int,
+    provider: Link,
+    provider_id: int,
+    kind: int,
+    route: Route,
+    asked: int,
+    deadline_ms: int | None,
+) -> int:
+    """Enter a plain stream or channel on both links; return how many items to ask for
+    (`LinkCore.open_items`)."""
+    granted = first_grant(asked, link.item_room(), route.item_bytes)
+    call = ItemCall(link, stream_id, provider, provider_id, kind, route, asked, granted)
+    _join_items(call, None if deadline_ms is None else link.hub.now + deadline_ms * 0.001)
+    return granted
+
+
+def _join_items(call: ItemCall, deadline: float | None) -> None:
+    link, provider = call.caller, call.provider
+    caller_law, provider_law = law.OPENED[call.kind]
+    if deadline is not None:  # of the first item
+        provider_law = law.AWAITING_FIRST[call.kind]
+        call.bucket = link.hub.wheel.bucket(deadline)
+        call.bucket.add(call)
+    link.streams[call.caller_id] = (provider, STREAM_ID.pack(call.provider_id), caller_law, call)
+    provider.streams[call.provider_id] = (link, STREAM_ID.pack(call.caller_id), provider_law, call)
+    provider.in_flight += 1
 
 
 def with_initial_n(frame: bytes, initial_n: int | None) -> bytes:

@@ -24,7 +24,7 @@ from rsocket_mesh.protocol.lease import Lessor
 if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
     from broker.forwarding.link import Link
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.wheel import Entry
 
 LATELY: Final = 10.0  # s that a service counts as called after the last call to it
 PROMISED: Final = 0.5  # s that what was granted to one client is not granted to another

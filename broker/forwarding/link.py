@@ -13,17 +13,19 @@ import msgspec
 
 from broker.forwarding.admission import REFUSED_LINGER
 from broker.forwarding.budget import Budget
-from broker.forwarding.call import Leg
 from broker.forwarding.control import act_on
 from broker.forwarding.greeting import before_setup
 from broker.forwarding.items import ItemCall
+from broker.forwarding.joining import open_plain
 from broker.forwarding.leasing import Leasing
 from broker.forwarding.pressure import SlowReader
-from broker.forwarding.relay import relay
 from broker.forwarding.requests import Arriving
 from broker.forwarding.routes import Route, Routes
 from broker.forwarding.splice import Shape
 from broker.forwarding.strays import take_stray
+from broker.forwarding.turns import think
+from broker.kernel import LinkCore, relay
+from broker.routing.selection import DRAW_BITS, choose_equal
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
 from rsocket_mesh.peer import Responder, ResumableTransport
 from rsocket_mesh.protocol.announce import Announcement
@@ -43,35 +45,29 @@ from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Transpor
 
 if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.cores import Leg
+    from broker.kernel.wheel import Entry
 
 _NO_SHAPE: Final = Shape("", "")
 
 
-class Link:
+class Link(LinkCore):
     """A session, from the accepted connection to its end. Implements `Receiver`.
 
+    What the kernel touches is said at `LinkCore`; the rest:
+
     Attributes:
-        open: the SETUP was accepted and the session has not ended.
-        accepting: new calls may be sent to it.
-        congested: more waits for it than the high watermark; it has to read first.
         consuming: halves of streams whose items go to it, which share what may be under way.
-        in_flight: calls that it works on for others.
         streams: stream id -> leg, for both parities.
-        held: requests of this link that are not on their way yet, by stream id.
-        requests_left: how many may begin before the limits are looked at.
         resets: the rate of requests that it cancelled; None before the first.
         budget: what it can take; None if it named no limit and asked for no leases.
         local: serves what it asks of the broker itself; None before the first such call.
         leasing: what it is granted as a client; None if it asked for no leases.
-        sends, takes: how it writes its requests, and how it wants those of others.
         session: what it runs on if it may outlive its sockets; else None.
         slow_reader: watches it while it is congested.
         started: the rate of its requests; None before the first.
         starved: calls with items for it that are to be granted more when it has read.
         place: the address that its connection counts for, kept while there is none.
-        routes: the tenant's route cache, for plain requests; None if it sends none just now.
-        out: the transport's outbound; appending to it needs a flush.
         unfinished: bytes it has sent of messages that are under way in fragments.
         is_sibling: it is no peer but another worker of this broker (`broker.workers`).
         is_remote: it stands in the table for a session of another worker, and is none itself.
@@ -83,64 +79,48 @@ class Link:
     __slots__ = (
         "_is_plain",
         "_tenant_routes",
-        "accepting",
         "announcement",
         "app",
         "bucket",
         "buckets",
         "budget",
         "caller_entry",
-        "congested",
         "connected_at",
         "connection",
         "consuming",
         "default_service",
-        "held",
-        "hub",
         "id",
-        "in_flight",
         "instance",
         "leasing",
         "local",
-        "next_id",
-        "open",
-        "out",
         "place",
         "principal",
-        "requests_left",
         "resets",
-        "routes",
-        "sends",
         "session",
         "slow_reader",
         "started",
         "starved",
-        "streams",
-        "takes",
         "tenant",
-        "transport",
         "unfinished",
     )
 
+    hub: Hub
     transport: Transport
-    out: list[bytes]
+    held: dict[int, Arriving]
+    routes: Routes | None
+    sends: Shape
+    takes: Shape
     _tenant_routes: Routes
 
     def __init__(self, hub: Hub, link_id: int, default_service: str) -> None:
+        super().__init__()
         self.hub = hub
         self.id = link_id
         self.default_service = default_service
         self.connection = hub.new_connection()
         self.connected_at = hub.now
-        self.open = False
-        self.accepting = False
-        self.in_flight = 0
-        self.next_id = 2
-        self.streams: dict[int, Leg] = {}
-        self.held: dict[int, Arriving] = {}
         self.budget: Budget | None = None
         self.leasing: Leasing | None = None
-        self.routes: Routes | None = None
         self.sends = self.takes = _NO_SHAPE
         self.caller_entry = b""
         self.tenant = self.principal = ""
@@ -152,12 +132,10 @@ class Link:
         self.buckets: dict[str, Bucket] = {}  # what it has used of each rate, by limit
         self.local: Responder | None = None
         self._is_plain = False
-        self.congested = False
         self.slow_reader: SlowReader | None = None
         self.consuming = 0
         self.starved: dict[ItemCall, None] = {}
         self.unfinished = 0
-        self.requests_left = 0
         self.started: Bucket | None = None
         self.resets: Bucket | None = None
 
@@ -229,8 +207,31 @@ class Link:
     # -- frames that are not of a known stream ----------------------------------------------------
 
     def take_frame(self, frame: bytes) -> None:
-        """Deal with a frame that the inner loop has no leg for."""
         take_stray(self, frame)
+
+    # -- what the inner loop leaves to others -----------------------------------------------------
+
+    def think(self, data: bytes, position: int, stop: int, word: int, leg: Leg) -> None:
+        think(self, data, position, stop, word, leg)
+
+    def choose(self, route: Route) -> Link | None:
+        draw = self.hub.draw(DRAW_BITS)
+        if route.equals:
+            return choose_equal(route.equals, draw)
+        chosen = route.pick(draw)
+        return None if chosen is None else chosen.provider
+
+    def open_items(
+        self,
+        stream_id: int,
+        provider: Link,
+        provider_id: int,
+        kind: int,
+        route: Route,
+        asked: int,
+        deadline_ms: int | None,
+    ) -> int:
+        return open_plain(self, stream_id, provider, provider_id, kind, route, asked, deadline_ms)
 
     def route_of(self, routing: bytes | None) -> Route:
         """Return where a request with the routing tags *routing* goes.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from broker.forwarding.limiter import OverLimit
 from broker.forwarding.passing import Asker, passed_on, unpacked
 from broker.forwarding.splice import Wanted, read, splice_push
-from broker.routing.selection import choose
 from rsocket_mesh.errors import Invalid, LocalProtocolError, StreamError
 from rsocket_mesh.protocol.frames import encode_metadata_push
 from rsocket_mesh.protocol.metadata import ANNOUNCE
@@ -47,7 +46,7 @@ def pushed(link: Link, metadata: bytes) -> None:
 
 def _pass(link: Link, asker: Asker, wanted: Wanted, metadata: bytes) -> None:
     counters = link.hub.counters
-    chosen = choose(asker.route_of(wanted.routing).candidates, counters.frames_in)
+    chosen = asker.route_of(wanted.routing).pick(counters.frames_in)
     if chosen is None:
         counters.dropped["push_no_route"] += 1
         return

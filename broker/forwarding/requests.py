@@ -7,21 +7,19 @@ The fast way for plain requests is `opening`; whatever it refuses comes here.
 
 from __future__ import annotations
 
-from random import getrandbits
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding import law
 from broker.forwarding.budget import WaitKey, choose_with_room
 from broker.forwarding.credit import first_grant
 from broker.forwarding.joining import join, with_initial_n
 from broker.forwarding.limiter import OverLimit
 from broker.forwarding.passing import Asker, passed_on, unpacked
 from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
-from broker.forwarding.relay import relay
 from broker.forwarding.routes import NOBODY, Route
 from broker.forwarding.splice import Wanted, cut_request, read, splice
+from broker.kernel import law, relay
 from broker.routing.candidates import Candidate
-from broker.routing.selection import DRAW_BITS, choose, choose_shard
+from broker.routing.selection import DRAW_BITS, choose_shard
 from rsocket_mesh.errors import (
     DeadlineExceeded,
     Draining,
@@ -54,7 +52,7 @@ from rsocket_mesh.protocol.metadata import decode_deadline
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
-    from broker.forwarding.wheel import Entry
+    from broker.kernel.wheel import Entry
     from rsocket_mesh.protocol.capacity import Capacity
 
 Chosen = Candidate["Link"] | None
@@ -327,27 +325,30 @@ class Arriving:
         if self._wanted.shard is not None:
             chosen = choose_shard(route.instances, self._wanted.shard)
         else:
-            chosen = choose(route.candidates, getrandbits(DRAW_BITS))
+            chosen = route.pick(self._link.hub.draw(DRAW_BITS))
         self._send_to(route, chosen, metadata)
 
     def _send_with_room(self, route: Route, metadata: bytes | None) -> None:
         """Send the request to a provider whose budget has room; else wait for it, or refuse."""
         link, wanted = self._link, self._wanted
+        hub = link.hub
         key = (self._asker.tenant, wanted.routing or route.counters.service, wanted.shard)
-        chosen, full = choose_with_room(route, wanted.shard, link.hub.now)
-        if full is None and self._waiting_until is None and key in link.hub.queue:
+        chosen, full = choose_with_room(route, wanted.shard, hub.now, hub.draw(DRAW_BITS))
+        if full is None and self._waiting_until is None and key in hub.queue:
             full = Overloaded("others wait for its providers already")  # it is not its turn
         if full is None:
             self._send_to(route, chosen, metadata)
         elif self._wait(full):
             self._queued_as = key
-            link.hub.queue.add(key, self)
+            hub.queue.add(key, self)
 
     def go_on(self) -> bool:
         """Go on if a provider has room now; return whether the request waits no longer."""
         try:
             route = self._asker.route_of(self._wanted.routing)
-            full = choose_with_room(route, self._wanted.shard, self._link.hub.now)[1]
+            hub = self._link.hub
+            draw = hub.draw(DRAW_BITS)
+            full = choose_with_room(route, self._wanted.shard, hub.now, draw)[1]
         except StreamError:  # its session has given up its default service
             full = None  # and `route` refuses it
         if full is not None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from broker.config import Config
 from broker.forwarding.limiter import OverLimit
+from broker.kernel import RouteCore
 from broker.observe.counters import CallCounters, Counters
 from broker.routing.address import parse_address
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
+from broker.routing.selection import choose
 from broker.routing.table import RoutingTable
 from rsocket_mesh.protocol.announce import RESERVED_PREFIX
 from rsocket_mesh.protocol.metadata import TooMany, decode_routing
@@ -25,7 +27,7 @@ LONGEST_KEY: Final = 1024  # bytes of routing tags that are cached; more is no u
 BUILTIN: Final = frozenset({"mesh.broker", "mesh.health", "mesh.registry"})
 
 
-class Route:
+class Route(RouteCore):
     """Where calls with the same routing bytes go.
 
     Attributes:
@@ -33,40 +35,49 @@ class Route:
         instances: all instances that may take them, for shard keys; `candidates` unless other
             workers have some, which stand there together.
         nearest: those of `candidates` that are asked first for room; None for all.
-        only: the one provider if there is just one, so that nothing has to be chosen.
-        counters: of the service.
         is_builtin: the broker answers itself.
-        is_budgeted: a candidate has a budget, so calls have to ask for room first; or they have to
-            take the general way for another reason.
         item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
             provider; 0 before the first.
     """
 
     __slots__ = (
         "candidates",
-        "counters",
         "instances",
-        "is_budgeted",
         "is_builtin",
         "item_bytes",
         "item_bytes_up",
         "nearest",
-        "only",
     )
+
+    only: Link | None
+    equals: tuple[Link, ...]
+    counters: CallCounters
 
     def __init__(
         self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
     ) -> None:
+        providers = tuple(entry.provider for entry in candidates)
+        super().__init__(
+            providers[0] if len(providers) == 1 else None,
+            providers if len(providers) > 1 and candidates.cumulative is None else (),
+            any(
+                entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
+                for entry in candidates
+            ),
+            counters,
+        )
         self.candidates = self.instances = candidates
         self.nearest: Candidates[Link] | None = None
-        self.counters = counters
         self.is_builtin = is_builtin
-        self.is_budgeted = any(
-            entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
-            for entry in candidates
-        )
-        self.only = candidates.entries[0].provider if len(candidates) == 1 else None
         self.item_bytes = self.item_bytes_up = 0
+
+    def pick(self, draw: int) -> Candidate[Link] | None:
+        """Return who takes a call, or None if none of the candidates does just now.
+
+        Args:
+            draw: random bits, as `choose` wants them.
+        """
+        return choose(self.candidates, draw)
 
 
 class Routes(dict[bytes, Route]):

@@ -2,7 +2,7 @@
 
 `relay` forwards what the law lets pass; it comes here with the rest: what changes the state of a
 call, items whose credit is to be settled, messages in fragments, and all that goes to a peer that
-does not read what it has. Each action of `broker.forwarding.law` has its function in one table at
+does not read what it has. Each action of `broker.kernel.law` has its function in one table at
 the end.
 """
 
@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding import law
-from broker.forwarding.call import Leg
 from broker.forwarding.items import ItemCall
 from broker.forwarding.pressure import count_reset, too_much_unfinished
+from broker.kernel import law
 from broker.observe.counters import CALLER_CANCELED, OK
 from rsocket_mesh.errors import (
     ApplicationError,
@@ -49,6 +48,7 @@ from rsocket_mesh.protocol.frames import (
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
+    from broker.kernel.cores import Leg
 
 # Bytes that a fragment counts for at least: whoever puts the message together pays for each,
 # however empty it is, and a message cannot go on for ever without growing.

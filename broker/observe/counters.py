@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from broker.kernel import TallyCore
+
 OK = "ok"
 CALLER_CANCELED = "caller_canceled"  # the caller sent CANCEL
 OTHERS = "(other)"  # the account of services for which there was no room
@@ -16,7 +18,7 @@ CALLER_LOST = "caller_lost"  # the caller's session ended before the answer
 STARVED_BY = ("caller_demand", "caller_socket", "provider_demand", "provider_socket")
 
 
-class CallCounters:
+class CallCounters(TallyCore):
     """Calls to one service. Outcomes other than `ok` are counted by token or code name in lower
     case: `no_route`, `peer_lost`, `deadline_exceeded`, `application`, ..."""
 
@@ -24,19 +26,16 @@ class CallCounters:
         "credit_granted",
         "credit_returned",
         "credit_used",
-        "ok",
         "others",
         "over_budget",
         "service",
-        "started",
         "starved_seconds",
     )
 
     def __init__(self, service: str) -> None:
+        super().__init__()
         self.service = service
-        self.started = 0
         self.over_budget = 0  # refused because no provider had room
-        self.ok = 0
         self.others: Counter[str] = Counter()
         # Items, in both directions of streams and channels. What is outstanding is what was granted
         # and neither used nor returned by the end of its stream; used is known once per settling.

@@ -71,6 +71,15 @@ def _usable(entries: tuple[Candidate[P], ...]) -> tuple[Candidate[P], ...]:
     return tuple(entry for entry in accepting if entry.service.weight) or accepting
 
 
+def choose_equal(providers: tuple[P, ...], draw: int) -> P:
+    """Return what `choose` would of two or more *providers* that all weigh the same, except that it
+    may be one that is not accepting."""
+    one = (draw & _LOW) % len(providers)
+    other = (draw >> 32) % (len(providers) - 1)
+    first, second = providers[one], providers[other if other < one else other + 1]
+    return second if second.in_flight < first.in_flight else first
+
+
 def choose_free(
     candidates: Candidates[P], draw: int, is_free: Callable[[Candidate[P]], bool]
 ) -> Candidate[P] | None:

@@ -81,7 +81,9 @@ class FramedTransport(Transport):
         self._backlog = Backlog(max_frame)
         self._max_outbound = max_outbound
         self._closing = False
-        self._first = bytearray()  # prefixed frames that go in front of all that waits
+        # Prefixed frames that go in front of all that waits. None where there are none, as with all
+        # that an idle connection has no use for: thousands are idle.
+        self._first: bytearray | None = None
         self._flush_due = False
 
     @property
@@ -89,6 +91,8 @@ class FramedTransport(Transport):
         return self._closing
 
     def send_first(self, frame: bytes) -> None:
+        if self._first is None:
+            self._first = bytearray()
         self._first += prefix(len(frame))
         self._first += frame
         self.flush_soon()
@@ -161,7 +165,7 @@ class FramedTransport(Transport):
         """Say goodbye to the receiver, once; drop all that the connection still holds."""
         self._closing = True
         self.outbound.clear()
-        self._first.clear()
+        self._first = None
         receiver, self._receiver = self._receiver, NOBODY
         try:
             receiver.disconnected(error)

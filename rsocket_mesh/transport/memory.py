@@ -79,8 +79,8 @@ class MemoryTransport(FramedTransport):
         if self._closing or self._far is None:
             self.outbound.clear()
         elif self.outbound or self._first:
-            batch = b"".join((self._first, *self.outbound))
-            self._first.clear()
+            batch = b"".join((self._first or b"", *self.outbound))
+            self._first = None
             self.outbound.clear()
             self.bytes_out += len(batch)
             self._waiting += len(batch)

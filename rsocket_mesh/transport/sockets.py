@@ -86,7 +86,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._paused = False  # the loop's transport takes no more just now
         self._congested = False  # over the high watermark: paused, or something waits here
         self._rest: memoryview | None = None  # of a write that was interrupted
-        self._queue: deque[bytes | bytearray] = deque()  # whole messages, behind `_rest`
+        self._queue: deque[bytes | bytearray] | None = None  # whole messages, behind `_rest`
         self._queued = 0  # bytes of both
         self._goodbye_due = False  # say goodbye when all of that has left
         self._input_ended = False  # the peer has said goodbye
@@ -195,7 +195,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if self._socket is None:
             return 0
         size = self._queued + self._socket.get_write_buffer_size()
-        return size + len(self._first) if self._congested else size
+        return size + len(self._first) if self._congested and self._first else size
 
     def rest(self, seconds: float) -> bool:
         was_resting, self._resting = self._resting, max(self._resting, seconds)
@@ -285,14 +285,17 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         if self._congested:
             self._check_waiting()
             return
-        self.outbound.insert(0, bytes(self._first))
-        self._first.clear()
+        if self._first:
+            self.outbound.insert(0, bytes(self._first))
+            self._first = None
 
     def _wait(self, chunks: list[bytes]) -> int:
         """Empty *chunks* into the queue; return how many bytes that were."""
         data = b"".join(chunks)
         chunks.clear()
         size = len(data)
+        if self._queue is None:
+            self._queue = deque()
         last = self._queue[-1] if self._queue else None
         if isinstance(last, bytearray) and len(last) < SMALL_WRITE:
             last += data
@@ -313,11 +316,12 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             if self._first:
                 data: bytes | bytearray = b"".join(self._encode([bytes(self._first)]))
                 self.bytes_out += len(self._first)
-                self._first.clear()
+                self._first = None
             elif self._queue:
                 data = self._queue.popleft()
                 self._queued -= len(data)
             else:
+                self._queue = None
                 return
             if len(data) > HIGH_WATER and self._url.is_encrypted:
                 self._write_in_slices(memoryview(data))
@@ -343,8 +347,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self._fail(self._slow_reader(waiting))
 
     def _forget_waiting(self) -> None:
-        self._rest = None
-        self._queue.clear()
+        self._rest = self._queue = None
         self._queued = 0
 
     def _fail(self, error: Exception) -> None:

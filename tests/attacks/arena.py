@@ -114,6 +114,14 @@ class Arena:
             descriptors=descriptors,
         )
 
+    def remains(self, before: int, allowed: int, within: float) -> int:
+        """Return by how much memory is above *before* once that is no more than *allowed*, or at
+        the latest in *within* seconds."""
+        until = time.monotonic() + within
+        while self.memory() - before > allowed and time.monotonic() < until:
+            time.sleep(0.05)
+        return self.memory() - before
+
     def settle(self, descriptors: int, within: float) -> float:
         """Wait until no more than *descriptors* are open; return how long that took."""
         began = time.monotonic()

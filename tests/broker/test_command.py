@@ -13,6 +13,7 @@ import trustme
 
 from broker.config import Config
 from broker.config_file import load
+from broker.kernel import KERNEL
 from tests.support.processes import ROOT
 
 TIMEOUT = 60.0  # seconds; a cold interpreter on a busy machine
@@ -48,11 +49,12 @@ def test_help_teaches_with_examples():
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_version_is_that_of_the_package():
+def test_version_is_that_of_the_package_and_says_which_kernel_runs():
     done = run("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("rsocket-broker ")
     assert done.stdout.split()[1][0].isdigit()
+    assert done.stdout.endswith(f" (kernel: {KERNEL})\n")
 
 
 def test_the_printed_config_is_the_default_and_can_be_used(tmp_path):

@@ -74,7 +74,6 @@ async def test_frames_sent_byte_by_byte_arrive_whole(stream_place: Place) -> Non
 
 @settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(frames=st.lists(st.binary(min_size=6, max_size=60), max_size=20), data=st.data())

@@ -255,6 +255,6 @@ class Connections(RuleBasedStateMachine):
 
 
 Connections.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, derandomize=True, database=None, deadline=None
+    max_examples=120, stateful_step_count=40, derandomize=True, database=None
 )
 TestConnections = Connections.TestCase

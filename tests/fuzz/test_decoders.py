@@ -61,7 +61,6 @@ def test_only_documented_errors_come_out_for_mutations(name: str) -> None:
         max_examples=EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(mutations(name))

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.config import Config, Limits, RoutingConfig
-from broker.forwarding.guard import BACK, INTERVAL, THRESHOLDS, MemoryGuard, Step, step_of
+from broker.forwarding.guard import (
+    BACK,
+    CALM,
+    INTERVAL,
+    STILL,
+    THRESHOLDS,
+    WORTH_RETURNING,
+    Leftovers,
+    MemoryGuard,
+    Step,
+    step_of,
+)
 from broker.memory import default_budget, resident, trimmer
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.protocol.frames import (
@@ -160,3 +171,36 @@ def test_the_system_tells_what_this_process_uses_and_what_there_is():
     assert 1_000_000 < resident() < default_budget()
     trimmer()()
     assert Limits().memory_bytes == 0  # takes the default
+
+
+def test_what_is_left_of_a_storm_is_given_back_once_it_is_over() -> None:
+    leftovers = Leftovers(0, 0.0)
+    for second in range(1, 10):  # as long as memory grows it is needed again
+        assert not leftovers.look(second * 2 * STILL, float(second))
+    peak = 9 * 2 * STILL
+    assert not leftovers.look(peak, 9.0 + 0.9 * CALM)
+    assert leftovers.look(peak, 9.0 + CALM)
+    assert not leftovers.look(0, 10.5)  # all of it was returned
+
+
+def test_memory_that_is_needed_is_asked_for_only_once() -> None:
+    leftovers = Leftovers(0, 0.0)
+    needed = WORTH_RETURNING
+    asked = [now for now in range(1, 100) if leftovers.look(needed, float(now))]
+    assert len(asked) == 1
+    more = [now for now in range(100, 200) if leftovers.look(2 * needed, float(now))]
+    assert len(more) == 1
+
+
+def test_little_is_not_worth_returning() -> None:
+    leftovers = Leftovers(0, 0.0)
+    assert not any(leftovers.look(WORTH_RETURNING - 1, float(now)) for now in range(1, 100))
+
+
+async def test_the_guard_gives_back_what_is_left_far_below_the_budget() -> None:
+    guarded = Guarded()
+    guarded.guard.budget = 1 << 40
+    guarded.used = 2 * WORTH_RETURNING
+    for _ in range(10):
+        guarded.bench.pass_time(INTERVAL + 0.05)
+    assert guarded.given_back == 1

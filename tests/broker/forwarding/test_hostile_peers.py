@@ -182,7 +182,7 @@ async def test_a_push_that_cannot_be_written_again_is_dropped() -> None:
     assert bench.counters.dropped["push_invalid"] == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=40), prefix=st.sampled_from([b"", routed("echo.say")]))
 @pytest.mark.parametrize("mime", [COMPOSITE, ROUTING, JSON, ""])
 async def test_no_metadata_of_a_caller_ends_a_session(raw: bytes, prefix: bytes, mime: str) -> None:

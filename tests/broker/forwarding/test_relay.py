@@ -768,7 +768,7 @@ async def test_the_reserved_bit_never_reaches_the_stream_without_it() -> None:
     assert error_of(caller)[2].startswith("PEER_LOST: ")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     junk=st.lists(
         st.tuples(
@@ -801,7 +801,7 @@ async def test_no_frame_of_a_caller_disturbs_anybody_else(
     assert (bench.hub.held, bench.hub.held_bytes) == ({}, 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(cuts=st.lists(st.integers(0, 400), max_size=8))
 async def test_frames_are_forwarded_whole_however_the_batch_is_cut(cuts: list[int]) -> None:
     """C-03, C-04."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.routing.candidates import Candidate, Candidates
-from broker.routing.selection import DRAW_BITS, choose, choose_shard, seed_of
+from broker.routing.selection import DRAW_BITS, choose, choose_equal, choose_shard, seed_of
 from rsocket_mesh.protocol.announce import ServiceInfo
 from tests.support.routing import FakeProvider
 
@@ -78,6 +78,15 @@ def test_calls_in_flight_even_out_by_weight():
         choose(offered, source.getrandbits(DRAW_BITS)).provider.in_flight += 1
     in_flight = [provider.in_flight for provider in providers]
     assert in_flight == pytest.approx([1000, 2000, 3000], rel=0.02)
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=6), st.integers(0, (1 << DRAW_BITS) - 1))
+def test_the_short_way_for_equal_weights_chooses_as_the_long_one_does(loads, draw):
+    providers = [FakeProvider(f"p{load}", in_flight=load) for load in loads]
+    offered = candidates(*providers)
+    chosen = choose(offered, draw)
+    assert chosen is not None
+    assert choose_equal(tuple(providers), draw) is chosen.provider
 
 
 def test_a_provider_of_weight_0_is_a_reserve():

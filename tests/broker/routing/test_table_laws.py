@@ -159,4 +159,4 @@ def fits(selector, instance, announcement, info):
 
 
 TestTableAgainstAList = TableAgainstAList.TestCase
-TestTableAgainstAList.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestTableAgainstAList.settings = settings(max_examples=60, stateful_step_count=20)

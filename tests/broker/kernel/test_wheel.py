@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.forwarding.wheel import TICK, Wheel
+from broker.kernel.wheel import FAR_TICKS, SLOTS, TICK, TIDIED, Wheel
+
+HORIZON = SLOTS * TICK  # seconds with a set for each tick
 
 
 class Probe:
@@ -35,6 +39,65 @@ def test_an_entry_expires_at_its_deadline_or_within_a_tick_after_it(
                 assert now <= when + TICK
 
 
+@given(
+    st.lists(st.tuples(st.floats(0, 3 * HORIZON), st.floats(0.02, 3 * HORIZON)), max_size=20),
+    st.sampled_from([0.25, 1.0, 40.0, 2.5 * HORIZON]),
+)
+def test_deadlines_far_away_are_never_early_and_late_by_a_little_of_what_they_are(
+    starts: list[tuple[float, float]], step: float
+) -> None:
+    wheel = Wheel(lambda when: None, now=0.0)
+    probes: list[tuple[float, Probe]] = []
+    now = 0.0
+    for begin, length in sorted(starts):
+        while now < begin:
+            now += step
+            wheel.expire(now)
+            for when, probe in probes:
+                assert probe.expired_at is None or probe.expired_at >= when
+                assert probe.expired_at is not None or now <= when + FAR_TICKS * TICK
+        probes.append((now + length, Probe()))
+        wheel.bucket(now + length).add(probes[-1][1])
+    wheel.expire(1e6)
+    assert all(probe.expired_at is not None for _, probe in probes)
+
+
+def test_a_wheel_that_nobody_turned_for_long_finds_all_that_is_due() -> None:
+    wheel = Wheel(lambda when: None)
+    probes = [Probe() for _ in range(3)]
+    for when, probe in zip((1.0, HORIZON - 1, HORIZON + 1), probes, strict=True):
+        wheel.bucket(when).add(probe)
+    assert wheel.expire(1e6) == 3
+    wheel.bucket(1e6 + 1).add(probe := Probe())
+    assert wheel.expire(1e6 + 0.9) == 0
+    assert wheel.expire(1e6 + 1.03) == 1
+    assert probe.expired_at is not None
+
+
+def test_a_set_that_has_grown_and_is_empty_is_small_again() -> None:
+    wheel = Wheel(lambda when: None)
+    size = sys.getsizeof(set())
+    grown = [wheel.bucket(when) for when in (1.0, 2.0)]
+    for bucket in grown:
+        bucket.update(Probe() for _ in range(1000))
+        for probe in list(bucket):
+            bucket.discard(probe)
+        assert sys.getsizeof(bucket) > size
+    wheel.expire(1.5)  # its tick has passed
+    assert sys.getsizeof(grown[0]) == size
+    for _ in range(SLOTS // TIDIED):
+        wheel.tidy()
+    assert sys.getsizeof(grown[1]) == size
+
+
+def test_waiting_costs_no_set_as_long_as_it_is_not_for_long() -> None:
+    wheel = Wheel(lambda when: None)
+    before = len(wheel)
+    for tick in range(SLOTS - 1):
+        wheel.bucket(tick * TICK)
+    assert len(wheel) == before
+
+
 def test_what_was_disarmed_never_expires() -> None:
     wheel = Wheel(lambda when: None)
     probe = Probe()
@@ -49,7 +112,7 @@ def test_whoever_owns_the_timer_hears_of_an_earlier_deadline_only() -> None:
     heard: list[float] = []
     wheel = Wheel(heard.append)
     for when in (5.0, 6.0, 2.0, 2.0, 3.0):
-        wheel.bucket(when)
+        wheel.bucket(when).add(Probe())
     assert [round(when, 2) for when in heard] == [5.02, 2.02]
     assert wheel.next_deadline() == heard[-1]
 

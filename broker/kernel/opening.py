@@ -2,19 +2,16 @@
 
 Plain means: composite metadata with the routing entry first and at most a deadline behind it, in
 one frame, between two sessions that need no splicing. That is every call of our own library. All
-other requests are refused here (False, nothing has happened) and take the general way, `requests`.
+other requests are refused here (False, nothing has happened) and take the general way, through
+`LinkCore.take_frame`.
 """
 
 from __future__ import annotations
 
-from random import getrandbits
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from broker.forwarding import law
-from broker.forwarding.call import Call
-from broker.forwarding.credit import first_grant
-from broker.forwarding.items import ItemCall
-from broker.routing.selection import DRAW_BITS, choose
+from broker.kernel.law import CALLER_WAITS, RESPONSE
 from rsocket_mesh.protocol.frames import (
     FLAG_METADATA,
     MAX_REQUEST_N,
@@ -27,24 +24,26 @@ from rsocket_mesh.protocol.frames import (
 from rsocket_mesh.protocol.metadata import DEADLINE, encode_deadline, encode_entry
 
 if TYPE_CHECKING:
-    from broker.forwarding.link import Link
+    from broker.kernel.cores import LinkCore
 
 _ROUTING_ID: Final = 0xFE  # well-known id 0x7E, as the first byte of an entry
 _DEADLINE_ENTRY: Final = encode_entry(DEADLINE, encode_deadline(0))
 _DEADLINE_SIZE: Final = len(_DEADLINE_ENTRY)
 _DEADLINE_HEAD: Final = _DEADLINE_ENTRY[:-4]
 _FLAGS_BUT_METADATA: Final = 0x3FF & ~FLAG_METADATA
+# Length of the metadata (24 bits, as 8 + 16), id and length of its first entry, likewise.
+_METADATA_HEAD: Final = Struct(">BHBBH").unpack_from
 _stamp: Final = STREAM_ID.pack
 
 
 def open_call(  # noqa: C901 - one straight path per request; a call more would cost each of them
-    link: Link,
+    link: LinkCore,
     data: bytes,
     position: int,
     stop: int,
     stream_id: int,
     word: int,
-    touched: list[Link],
+    touched: list[LinkCore],
 ) -> bool:
     """Open the call that begins at *position* of the batch *data*, if that is plain.
 
@@ -56,26 +55,28 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         return False
     kind = word >> 10
     offset = position + 9 if kind < REQUEST_STREAM else position + 13
-    begin = offset + 3
-    end = begin + int.from_bytes(data[offset:begin], "big")
-    if end > stop or end < begin + 4 or data[begin] != _ROUTING_ID:
+    tags = offset + 7
+    if tags > stop:
         return False
-    routing_end = begin + 4 + (data[begin + 1] << 16 | data[begin + 2] << 8 | data[begin + 3])
+    high, low, entry, tags_high, tags_low = _METADATA_HEAD(data, offset)
+    end = offset + 3 + (high << 16 | low)
+    if end > stop or entry != _ROUTING_ID:
+        return False
+    routing_end = tags + (tags_high << 16 | tags_low)
     rest = end - routing_end
     deadline = None
     if rest:
         if rest != _DEADLINE_SIZE or not data.startswith(_DEADLINE_HEAD, routing_end):
             return False
         deadline = int.from_bytes(data[end - 4 : end], "big")
-    route = routes.get(data[begin + 4 : routing_end])
+    route = routes.get(data[tags:routing_end])
     if route is None or route.is_budgeted or stream_id in link.held or not link.requests_left:
         return False
     provider = route.only
     if provider is None:
-        chosen = choose(route.candidates, getrandbits(DRAW_BITS))
-        if chosen is None:
+        provider = link.choose(route)
+        if provider is None:
             return False
-        provider = chosen.provider
     provider_id = provider.next_id
     if (
         provider.takes is not link.sends
@@ -85,20 +86,24 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     ):
         return False
     counters = route.counters
+    stamp = _stamp(provider_id)
     granted = initial = 0
     if kind == REQUEST_RESPONSE:
         hub = link.hub
         if deadline is None:
             bucket = hub.default_bucket
         else:
-            bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
-        call = Call(link, stream_id, provider, provider_id, kind, counters, bucket)
+            if deadline != hub.deadline_ms:
+                hub.deadline_bucket = hub.wheel.bucket(hub.now + deadline * 0.001)
+                hub.deadline_ms = deadline
+            bucket = hub.deadline_bucket
+        call = hub.call_class(link, stream_id, provider, provider_id, kind, counters, bucket)
         bucket.add(call)
-        link.streams[stream_id] = (provider, _stamp(provider_id), law.CALLER_WAITS, call)
+        link.streams[stream_id] = (provider, stamp, CALLER_WAITS, call)
         provider.streams[provider_id] = (
             link,
             data[position + 3 : position + 7],
-            law.RESPONSE,
+            RESPONSE,
             call,
         )
         provider.in_flight += 1
@@ -108,9 +113,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         initial = int.from_bytes(data[position + 9 : position + 13], "big")
         if not 1 <= initial <= MAX_REQUEST_N:
             return False
-        granted = first_grant(initial, link.item_room(), route.item_bytes)
-        items = ItemCall(link, stream_id, provider, provider_id, kind, route, initial, granted)
-        join_items(items, None if deadline is None else link.hub.now + deadline * 0.001)
+        granted = link.open_items(stream_id, provider, provider_id, kind, route, initial, deadline)
     link.requests_left -= 1
     counters.started += 1
     provider.next_id = provider_id + 2
@@ -118,7 +121,7 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
     if not out:
         touched.append(provider)
     out.append(data[position : position + 3])
-    out.append(_stamp(provider_id))
+    out.append(stamp)
     if granted == initial:
         out.append(data[position + 7 : stop])
     else:  # the consumer asks for more than the window
@@ -126,20 +129,3 @@ def open_call(  # noqa: C901 - one straight path per request; a call more would 
         out.append(_stamp(granted))
         out.append(data[position + 13 : stop])
     return True
-
-
-def join_items(call: ItemCall, deadline: float | None) -> None:
-    """Join the legs of a request-stream or request-channel.
-
-    Args:
-        deadline: when the first item is due, by the hub's clock; None if nobody said.
-    """
-    link, provider = call.caller, call.provider
-    caller_law, provider_law = law.OPENED[call.kind]
-    if deadline is not None:
-        provider_law = law.AWAITING_FIRST[call.kind]
-        call.bucket = link.hub.wheel.bucket(deadline)
-        call.bucket.add(call)
-    link.streams[call.caller_id] = (provider, _stamp(call.provider_id), caller_law, call)
-    provider.streams[call.provider_id] = (link, _stamp(call.caller_id), provider_law, call)
-    provider.in_flight += 1

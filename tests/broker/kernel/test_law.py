@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.forwarding import law
+from broker.kernel import law
 from rsocket_mesh.protocol.frames import (
     CANCEL,
     ERROR,
