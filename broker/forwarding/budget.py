@@ -156,6 +156,9 @@ def choose_with_room(
     candidates = route.candidates
     chosen: Candidate[Link] | None
     if shard is None:
+        chosen = route.pick(draw)
+        if chosen is not None and _is_free(chosen, now):
+            return chosen, None
         for some in (route.nearest, candidates):
             if some is None:
                 continue

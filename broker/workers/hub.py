@@ -96,7 +96,9 @@ class WorkerHub(Hub):
         self.siblings: dict[int, Sibling] = {}
         limits = config.limits
         self.max_outbound = limits.outbound_bytes + limits.large_payload_bytes + CONTROL_ROOM
+        self._near: dict[str, NearRoutes] = {}  # these are `_routes`
         self._here: dict[str, HereRoutes] = {}
+        self._told_loads: dict[tuple[str, str], int] = {}
         self._told: dict[Link, _Told] = {}
         self._told_detached = 0
         self._past_link_bytes = 0  # of links that have ended
@@ -182,14 +184,34 @@ class WorkerHub(Hub):
         return True
 
     def look(self) -> None:
-        """Tell which sessions take calls, and how many wait for a socket, if that has changed."""
+        """Tell which sessions take calls, how many wait for a socket, and how busy services are
+        that others have as well; whatever has changed."""
         for link, told in self._told.items():
             if told.serves and link.accepting is not told.accepting:
                 told.accepting = link.accepting
                 self.up.tell(m.Accepting(link.id, link.accepting))
+        self._tell_loads()
         if self.admission.detached != self._told_detached:
             self._told_detached = self.admission.detached
             self.up.tell(m.Detached(self._told_detached))
+
+    def _tell_loads(self) -> None:
+        changed = []
+        for tenant, near in self._near.items():
+            for service, home in near.homes.items():
+                now = home.look()
+                if now != self._told_loads.get((tenant, service), 0):
+                    self._told_loads[tenant, service] = now
+                    changed.append((tenant, service, now))
+        if changed:
+            self.up.tell(m.Loads(changed))
+
+    def busy(self, message: m.Busy) -> None:
+        """Another worker tells how busy its instances of some services are with its own callers."""
+        for tenant, service, at_work in message.loads:
+            near = self._near.get(tenant)
+            if near is not None:
+                near.tell(service, message.worker, at_work)
 
     # -- sessions that go on -----------------------------------------------------------------------
 
@@ -235,6 +257,8 @@ class WorkerHub(Hub):
         if sibling is None:
             return
         self.tick()
+        for near in self._near.values():
+            near.part(index)
         for remote in list(sibling.instances.values()):
             self._withdrawn(remote)
         for link in sibling.links():
@@ -333,8 +357,8 @@ class WorkerHub(Hub):
     def _routes_of(self, tenant: str) -> Routes:
         routes = self._routes.get(tenant)
         if routes is None:
-            routes = NearRoutes(tenant, self.table, self.counters, self.config)
-            self._routes[tenant] = routes
+            near = NearRoutes(tenant, self.table, self.counters, self.config, self.passed_on)
+            routes = self._routes[tenant] = self._near[tenant] = near
         return routes
 
     def routes_here(self, tenant: str) -> Routes:

@@ -69,6 +69,13 @@ class Takes(_Message):
     accepting: bool
 
 
+class Busy(_Message):
+    """What another worker told in `Loads`."""
+
+    worker: int
+    loads: list[tuple[str, str, int]]
+
+
 class Go(_Message):
     """All that there is has been told; to be answered with `Ready`."""
 
@@ -136,6 +143,7 @@ ToWorker = (
     | Serves
     | Left
     | Takes
+    | Busy
     | Go
     | Adopt
     | Confirmed
@@ -188,6 +196,13 @@ class Accepting(_Message):
 
     link: int
     accepting: bool
+
+
+class Loads(_Message):
+    """How many calls of its own callers its own instances of some services work on: tenant,
+    service, number."""
+
+    loads: list[tuple[str, str, int]]
 
 
 class Adopted(_Message):
@@ -267,6 +282,7 @@ ToSupervisor = (
     | Withdrawn
     | Seen
     | Accepting
+    | Loads
     | Adopted
     | Ended
     | Crowded

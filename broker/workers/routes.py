@@ -1,42 +1,162 @@
 """Routes of one worker: its own providers first, those of the others through their workers.
 
-On `forwarding.routes`. The rule, applied once per route and change of the table, so that a call
-costs no more than anywhere else:
+On `forwarding.routes`. The rules, worked out once per route and change of the table:
 
 - The instances of each other worker are one candidate together, with the sum of their weights; that
-  worker chooses among them. A hop costs about as much as the relay itself, so an instance of our
-  own counts `NEAR` times its weight. Otherwise all is as among instances: one is drawn by weight,
-  and a second gets the call if it has less in flight for its weight. A lone instance of ours thus
-  gets `NEAR` times its share while it answers as fast as the others, and less as soon as it lags.
+  worker chooses among them, and at most one hop is made: what comes from another worker is served
+  by our own providers or not at all.
+- Where we have instances too, a call stays with the better of two of them, unless these are clearly
+  busier than those elsewhere (`balance`), or take no calls.
 - Instances with limits of their own are asked for room before any other worker is.
 - A shard key has its instance among all of them, wherever it is.
-
-What comes from another worker is served by our own providers or not at all: one hop at most.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final, cast
-
-import msgspec
+from typing import TYPE_CHECKING, cast
 
 from broker.forwarding.hub import DEFAULT_TENANT
 from broker.forwarding.routes import Route, Routes
+from broker.observe.counters import CallCounters, Counters
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
+from broker.routing.selection import choose
+from broker.workers.balance import Balance
 from broker.workers.siblings import RemoteInstance
 from rsocket_mesh.protocol.announce import ServiceInfo
 
 if TYPE_CHECKING:
+    from broker.config import Config
     from broker.forwarding.link import Link
+    from broker.routing.table import RoutingTable
 
-# With equal load everywhere a quarter of what weights alone would send away crosses; a worker whose
-# callers ask for all that there is still sends a fifth away.
-NEAR: Final = 4
+
+class MixedRoute(Route):
+    """A route to instances of ours and of other workers.
+
+    While ours are not busier than others it is as if there were no others, and costs as little. It
+    *spills* while they are: then each call is looked at.
+    """
+
+    __slots__ = ("_far", "_here", "_home")
+
+    def __init__(
+        self, here: Candidates[Link], far: Candidates[Link], counters: CallCounters, home: Home
+    ) -> None:
+        super().__init__(Candidates((*here.entries, *far.entries)), counters)
+        self._here = here
+        self._far = far
+        self._home = home
+        home.routes.append(self)
+        self.spill(home.spills)
+
+    def spill(self, spills: bool) -> None:
+        """Look at each call from now on, or at none."""
+        here = [entry.provider for entry in self._here]
+        self.only = here[0] if len(here) == 1 and not spills else None
+        is_equal = len(here) > 1 and self._here.cumulative is None
+        self.equals = tuple(here) if is_equal and not spills else ()
+
+    def pick(self, draw: int) -> Candidate[Link] | None:
+        near = choose(self._here, draw)
+        if near is not None and (not self._home.spills or self._home.keeps(near)):
+            return near
+        far = choose(self._far, draw)
+        return far if far is not None and far.provider.accepting else near
+
+
+class Home:
+    """Our own instances of one service, which others have as well: how busy they are.
+
+    Attributes:
+        routes: those to the service.
+        spills: whether calls may go to other workers.
+    """
+
+    def __init__(
+        self,
+        entries: list[Candidate[Link]],
+        balance: Balance,
+        own: CallCounters,
+        others: CallCounters,
+    ) -> None:
+        """*own* counts what our callers call, *others* what other workers pass on to us."""
+        self.balance = balance
+        self.routes: list[MixedRoute] = []
+        self.spills = False
+        self._weights = {entry.provider: entry.service.weight for entry in entries}
+        self._own = own
+        self._others = others
+        self._lately = self._own_lately = 0
+
+    def look(self) -> int:
+        """Look how busy our instances are, and whether calls may go elsewhere; return how many
+        calls of our own callers they work on.
+
+        Both go up at once and down slowly, since calls come and go in batches, and a look between
+        two of them finds nothing.
+        """
+        now = sum(provider.in_flight for provider in self._weights)
+        own = max(0, now - at_work(self._others))
+        self._lately = max(now, self._lately * 7 // 8)
+        self._own_lately = max(own, self._own_lately * 7 // 8)
+        elsewhere = max(0, at_work(self._own) - own)
+        weight = sum(self._weights.values())
+        spills = not self.balance.stays(self._lately, weight, elsewhere)
+        if spills is not self.spills:
+            self.spills = spills
+            for route in self.routes:
+                route.spill(spills)
+        return self._own_lately
+
+    def keeps(self, near: Candidate[Link]) -> bool:
+        """Return whether a call stays with *near*."""
+        busy = near.provider.in_flight
+        if not busy:
+            return True
+        now = sum(provider.in_flight for provider in self._weights)
+        elsewhere = max(0, at_work(self._own) - max(0, now - at_work(self._others)))
+        return self.balance.stays(busy, near.service.weight, elsewhere)
 
 
 class NearRoutes(Routes):
-    """Routes of our own sessions, to the instances of all workers."""
+    """Routes of our own sessions, to the instances of all workers.
+
+    Attributes:
+        homes: services of which there are instances here and elsewhere, as far as they are called.
+        told: calls that other workers have at work of their own, by service and worker.
+    """
+
+    def __init__(
+        self,
+        tenant: str,
+        table: RoutingTable[Link],
+        counters: Counters,
+        config: Config,
+        passed_on: Counters,
+    ) -> None:
+        """*passed_on* counts what comes from other workers."""
+        super().__init__(tenant, table, counters, config)
+        self._passed_on = passed_on
+        self.homes: dict[str, Home] = {}
+        self.told: dict[str, dict[int, int]] = {}
+
+    def clear(self) -> None:
+        super().clear()
+        self.homes.clear()
+
+    def tell(self, service: str, worker: int, at_work: int) -> None:
+        """Another worker has so many calls of its own callers to *service* at work."""
+        self.told.setdefault(service, {})[worker] = at_work
+        home = self.homes.get(service)
+        if home is not None:
+            home.balance.told = sum(self.told[service].values())
+
+    def part(self, worker: int) -> None:
+        """Another worker is gone."""
+        for told in self.told.values():
+            told.pop(worker, None)
+        self.clear()
 
     def _route(self, candidates: Candidates[Link]) -> Route:
         here = [entry for entry in candidates if not entry.provider.is_remote]
@@ -52,9 +172,8 @@ class NearRoutes(Routes):
             group = there.setdefault(remote.link.index, [])
             group.append(entry._replace(provider=remote.link))
             wants_caller |= remote.wants_caller
-        entries = [_near(entry) for entry in here]
-        entries += [_together(group) for group in there.values()]
-        route = super()._route(Candidates(tuple(entries)))
+        groups = Candidates(tuple(map(_together, there.values())))
+        route = self._mixed(here, groups) if here else super()._route(groups)
         route.instances = Candidates((*here, *(one for group in there.values() for one in group)))
         if here and all(_is_limited(entry) for entry in here):
             route.nearest = Candidates(tuple(here))
@@ -63,13 +182,29 @@ class NearRoutes(Routes):
             route.is_budgeted = True
         return route
 
+    def _mixed(self, here: list[Candidate[Link]], groups: Candidates[Link]) -> MixedRoute:
+        name = here[0].service.name
+        counters = self._counters.calls_to(name)
+        home = self.homes.get(name)
+        if home is None:
+            balance = Balance(sum(entry.service.weight for entry in groups))
+            balance.told = sum(self.told.get(name, {}).values())
+            home = Home(here, balance, counters, self._passed_on.calls_to(name))
+            self.homes[name] = home
+        return MixedRoute(Candidates(tuple(here)), groups, counters, home)
+
 
 class HereRoutes(Routes):
-    """Routes of what comes from other workers: to our own providers, which are told apart."""
+    """Routes of what comes from other workers: to our own providers."""
 
     def _route(self, candidates: Candidates[Link]) -> Route:
-        here = [e for e in candidates if not e.provider.is_remote]
+        here = [entry for entry in candidates if not entry.provider.is_remote]
         return super()._route(_only(here, candidates))
+
+
+def at_work(calls: CallCounters) -> int:
+    """Return how many calls have begun and not ended."""
+    return calls.started - calls.ok - sum(calls.others.values())
 
 
 def _only(here: list[Candidate[Link]], candidates: Candidates[Link]) -> Candidates[Link]:
@@ -80,14 +215,9 @@ def _only(here: list[Candidate[Link]], candidates: Candidates[Link]) -> Candidat
     return Candidates((), Miss(MissKind.NO_SERVICE, f"the last provider of {name!r} has just left"))
 
 
-def _near(entry: Candidate[Link]) -> Candidate[Link]:
-    service = msgspec.structs.replace(entry.service, weight=NEAR * entry.service.weight)
-    return entry._replace(service=service)
-
-
 def _together(group: list[Candidate[Link]]) -> Candidate[Link]:
-    """Return the one candidate that stands for all instances of a worker, over the connection
-    that suits most of them."""
+    """Return the one candidate that stands for all instances of a worker, over the connection that
+    suits most of them."""
     weight = sum(entry.service.weight for entry in group)
     first = group[0]
     service = ServiceInfo(first.service.name, first.service.version, weight)

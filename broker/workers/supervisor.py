@@ -22,9 +22,9 @@ from broker.config import Config
 from broker.daemon import package_version
 from broker.observe.counters import Counters
 from broker.workers import messages as m
-from broker.workers.directory import Directory, Holder, Session
 from broker.workers.door import Door
 from broker.workers.process import WorkerProcess
+from broker.workers.registrar import Registrar
 from broker.workers.report import read_report
 from broker.workers.siblings import MIMES
 from broker.workers.view import Totals
@@ -32,9 +32,6 @@ from rsocket_mesh.errors import RSocketError
 from rsocket_mesh.transport import Listener
 
 START_TIMEOUT: Final = 30.0  # s until all workers are ready; an overloaded machine takes seconds
-# s until a session is told that it is registered although a worker has not said that it knows: one
-# that hangs must not keep services from starting.
-CONFIRM_TIMEOUT: Final = 1.0
 FIRST_BACKOFF: Final = 0.1  # s from the death of a worker to its next life; doubled each time
 LAST_BACKOFF: Final = 10.0  # s at most: a cause that goes away is noticed soon
 SETTLED: Final = 60.0  # s that a worker has to live for its next death to count as the first
@@ -67,7 +64,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}  # those that are alive
         self._deaths: Counter[int] = Counter()
         self._backoff: dict[int, float] = {}
-        self._directory = Directory()
+        self._registrar = Registrar(self._workers)
         self._totals = Totals()
         self._all_ready: asyncio.Future[None] = self._loop.create_future()
         self._drained: set[int] = set()
@@ -79,15 +76,11 @@ class Supervisor:
         self._acts: dict[type, Callable[[WorkerProcess, Any, list[int]], None]] = {
             m.Ready: self._ready,
             m.Failed: self._failed,
-            m.Announced: self._announced,
-            m.Withdrawn: self._withdrawn,
-            m.Seen: self._seen,
-            m.Accepting: self._accepting,
+            **self._registrar.acts,
             m.Adopted: self._adopted,
             m.Ended: self._ended,
             m.Crowded: self._crowded,
             m.Detached: self._detached,
-            m.Resumable: self._resumable,
             m.Move: self._move,
             m.Lost: self._link_lost,
             m.AskAll: self._ask_all,
@@ -164,8 +157,7 @@ class Supervisor:
         for other in list(self._workers.values()):
             if other is not worker:
                 self._introduce(worker, other)
-        for of, link, session in self._directory.serving(but=index):
-            worker.channel.send(_serves(of, link, session, 0))
+        self._registrar.introduce(worker)
         worker.channel.send(m.Go())
 
     def _introduce(self, one: WorkerProcess, other: WorkerProcess) -> None:
@@ -212,8 +204,7 @@ class Supervisor:
         connections = self._door.placing.of(index)
         self._door.placing.gone(index)
         self._totals.gone(index)
-        for holder in self._directory.gone(index):
-            self._confirm(holder)
+        self._registrar.gone(index)
         self._tell_all(m.Part(index))
         if self.state == "stopped":
             return
@@ -266,9 +257,8 @@ class Supervisor:
         one.channel.send(m.Part(other.index))
         other.channel.send(m.Part(one.index))
         self._introduce(one, other)
-        for of, link, session in self._directory.serving(but=-1):
-            if of in pair:
-                (other if of == one.index else one).channel.send(_serves(of, link, session, 0))
+        self._registrar.introduce(one, other.index)
+        self._registrar.introduce(other, one.index)
 
     # -- connections ------------------------------------------------------------------------------
 
@@ -297,65 +287,9 @@ class Supervisor:
     def _detached(self, worker: WorkerProcess, message: m.Detached, descriptors: list[int]) -> None:
         self._door.placing.detached(worker.index, message.sessions)
 
-    # -- sessions ---------------------------------------------------------------------------------
-
-    def _announced(
-        self, worker: WorkerProcess, message: m.Announced, descriptors: list[int]
-    ) -> None:
-        link = message.link
-        served = self._directory.serves(worker.index, link)
-        session = Session(
-            *(message.tenant, message.app, message.instance),
-            *(message.data_mime, message.announcement, message.serves),
-        )
-        before = self._directory.announce(worker.index, link, session)
-        if before is not None and before[0] != worker.index:
-            holder = self._workers.get(before[0])
-            if holder is not None:
-                name = f"{message.app}/{message.instance}"
-                holder.channel.send(m.Replaced(before[1], name))
-        if not (message.serves or served):
-            return
-        others = {index for index in self._workers if index != worker.index}
-        if not others:
-            self._confirm((worker.index, link))
-            return
-        number = self._directory.told((worker.index, link), others)
-        self._tell_all(_serves(worker.index, link, session, number), but=worker.index)
-        self._loop.call_later(CONFIRM_TIMEOUT, self._overdue, number)
-
-    def _seen(self, worker: WorkerProcess, message: m.Seen, descriptors: list[int]) -> None:
-        self._confirm(self._directory.seen(worker.index, message.number))
-
-    def _overdue(self, number: int) -> None:
-        self._confirm(self._directory.overdue(number))
-
-    def _confirm(self, holder: Holder | None) -> None:
-        if holder is not None and (worker := self._workers.get(holder[0])) is not None:
-            worker.channel.send(m.Confirmed(holder[1]))
-
-    def _withdrawn(
-        self, worker: WorkerProcess, message: m.Withdrawn, descriptors: list[int]
-    ) -> None:
-        session = self._directory.withdraw(worker.index, message.link)
-        if session is not None and session.serves:
-            self._tell_all(m.Left(worker.index, message.link), but=worker.index)
-
-    def _accepting(
-        self, worker: WorkerProcess, message: m.Accepting, descriptors: list[int]
-    ) -> None:
-        self._directory.accepting(worker.index, message.link, message.accepting)
-        takes = m.Takes(worker.index, message.link, message.accepting)
-        self._tell_all(takes, but=worker.index)
-
-    def _resumable(
-        self, worker: WorkerProcess, message: m.Resumable, descriptors: list[int]
-    ) -> None:
-        self._directory.resumable(worker.index, message.digest, message.begins)
-
     def _move(self, worker: WorkerProcess, message: m.Move, descriptors: list[int]) -> None:
         """Hand a RESUME on to the worker that has its session; or back, to be refused."""
-        owner = self._directory.owner(message.digest)
+        owner = self._registrar.directory.owner(message.digest)
         if owner is None or not (owner in self._workers and self._workers[owner].is_ready):
             owner = worker.index
         self._door.move(owner, message, descriptors)
@@ -422,13 +356,6 @@ class Supervisor:
     def _look_whether_drained(self) -> None:
         if self.state == "draining" and self._drained >= self._workers.keys():
             self._all_drained.set()
-
-
-def _serves(worker: int, link: int, session: Session, number: int) -> m.Serves:
-    return m.Serves(
-        *(worker, link, session.tenant, session.instance, session.data_mime),
-        *(session.announcement, number, session.accepting),
-    )
 
 
 def _both(one: int, other: int) -> tuple[int, int]:

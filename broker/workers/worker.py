@@ -100,6 +100,7 @@ class Worker:
             m.Serves: self._serves,
             m.Left: lambda message, _: self._hub.left(message.worker, message.link),
             m.Takes: self._takes,
+            m.Busy: lambda message, _: self._hub.busy(message),
             m.Go: self._go,
             m.Adopt: self._adopt,
             m.Confirmed: lambda message, _: self._hub.confirmed(message.link),

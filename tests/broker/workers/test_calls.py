@@ -232,28 +232,47 @@ async def test_a_new_session_of_an_instance_takes_the_place_of_the_old_one_at_an
         new.close()
 
 
-async def test_an_own_provider_gets_most_calls_and_a_far_one_its_share():
+async def test_calls_stay_at_their_worker_while_its_provider_is_not_busy():
     with a_broker_of(2) as workers:
-        got = {"one": 0, "two": 0}
+        one, two = Models("same"), Models("same")
+        async with (
+            connect(workers.url, app="one", serve=[one.service]),
+            connect(workers.url, app="two", serve=[two.service]),
+            connect(workers.url, app="caller") as mesh,
+        ):
+            for number in range(300):
+                await mesh.service("same").request_response("who", number, returns=str)
+            name = "worker_calls_passed_on_total"
+            assert await asyncio.to_thread(workers.metric, name, '{worker="1"}') == 0
 
-        def count(name: str) -> int:
-            got[name] += 1
-            return got[name]
 
-        async with AsyncExitStack() as stack:
-            for name in got:
-                models = Models("same")
-                models.answers_where(partial(count, name))
+async def test_a_far_provider_gets_its_part_when_the_own_one_is_busy():
+    with a_broker_of(2) as workers:
+        one, two = Models("same"), Models("same")
+        async with (
+            connect(workers.url, app="one", serve=[one.service]),
+            connect(workers.url, app="two", serve=[two.service]),
+            connect(workers.url, app="caller") as mesh,
+        ):
+            service = mesh.service("same")
 
-                await stack.enter_async_context(
-                    connect(workers.url, app=name, serve=[models.service])
-                )
-            mesh = await stack.enter_async_context(connect(workers.url, app="caller"))
-            for _ in range(1000):
-                await mesh.service("same").request_response("where", 1, returns=int)
-        # 4 of 5 stay at home: 800, and the deviation is 13.
-        assert 730 < got["one"] < 870
-        assert got["one"] + got["two"] == 1000
+            def call() -> asyncio.Future[str]:
+                slow = service.request_response("slow", 30, returns=str, timeout=30)
+                return asyncio.ensure_future(slow)
+
+            calls = [call() for _ in range(30)]
+            await until(lambda: one.working == 30)  # nobody has looked how busy it is
+            while not two.working:
+                await asyncio.sleep(0.02)
+                calls.append(call())
+                assert len(calls) < 200
+            calls += [call() for _ in range(60)]
+            await until(lambda: one.working + two.working == len(calls))
+            # A third, since the other worker has no callers of its own.
+            assert 0.25 * len(calls) < two.working < 0.4 * len(calls)
+            for pending in calls:
+                pending.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_a_far_provider_helps_out_when_the_own_one_is_full():
