@@ -158,8 +158,10 @@ class Worker:
             broker.prepare()
             self._hub = broker.worker_hub
             self._adopter = Adopter(self._hub, self)
-        except OSError as exc:  # a certificate that cannot be used any more
-            self.tell(m.Failed(exc.strerror or str(exc)))
+        except Exception as exc:  # a certificate that cannot be used any more, or a bug
+            if not isinstance(exc, OSError):
+                _log.exception("the worker cannot begin")
+            self.tell(m.Failed(getattr(exc, "strerror", None) or str(exc)))
             self._finish(1)
 
     def _meet(self, message: m.Meet, descriptors: list[int]) -> None:
