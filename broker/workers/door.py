@@ -18,7 +18,7 @@ from broker.forwarding.admission import CONNECTIONS, PER_ADDRESS
 from broker.observe.logs import OncePer
 from broker.workers.accepting import HandingAcceptor, address_of
 from broker.workers.messages import Adopt, Move
-from broker.workers.placing import Placing
+from broker.workers.placing import LAG, Placing
 from rsocket_mesh.transport import Listener, parse_url, server_tls
 from rsocket_mesh.transport.listening import BACKLOG, bound_sockets, socket_remover
 
@@ -43,6 +43,8 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._acceptors: list[HandingAcceptor] = []
         self._waiting: deque[tuple[int, socket.socket]] = deque()  # accepted, for the next to take
+        self._held: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._lines = OncePer(LOG_PERIOD, 1)
 
     async def open(self) -> None:
@@ -77,14 +79,36 @@ class Door:
 
     async def close(self) -> None:
         """Let nobody in any more. Idempotent."""
+        self._drop_timer()
+        if self._again is not None:
+            self._again.cancel()
         for listener in self.listeners:
             await listener.close()
         while self._waiting:
             self._waiting.popleft()[1].close()
 
+    def hold(self, seconds: float) -> None:
+        """Let nobody in for a while, or until `release`: a worker will be back soon, and has none.
+
+        Who comes now are mostly those whom it had. They wait in the queue of the system; if they
+        were let in at once, they would be with the others for good.
+        """
+        self._drop_timer()
+        self._held = self._loop.call_later(seconds, self.release)
+
+    def release(self) -> None:
+        """Go on letting in; harmless if nobody was held."""
+        self._drop_timer()
+        self.go_on()
+
+    def _drop_timer(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+
     def go_on(self) -> None:
         """Somebody may have room again."""
-        while self._waiting and self.placing.choose() is not None:
+        while self._waiting and self.placing.choose(self._loop.time()) is not None:
             self._take(*self._waiting.popleft())
         if self._may_accept():
             for acceptor in self._acceptors:
@@ -93,7 +117,8 @@ class Door:
     def move(self, owner: int, message: Move, descriptors: list[int]) -> None:
         """Hand a RESUME on to the *owner* of its session."""
         elsewhere = self.placing.elsewhere(owner)
-        self.placing.placed(owner, message.address if message.moves else None)
+        address = message.address if message.moves else None
+        self.placing.placed(owner, address, self._loop.time())
         place = (message.listener, elsewhere, "", message.first)
         self._hand(owner, Adopt(*place, settled=True, peer=message.peer), *descriptors)
 
@@ -103,11 +128,22 @@ class Door:
             _log.warning("connections have to wait: open files are short (ulimit -n)")
 
     def _may_accept(self) -> bool:
-        return not self._waiting and self.placing.choose() is not None
+        """Whether somebody can take a connection; if not, this is looked at again soon."""
+        if self._held is not None:
+            return False
+        if not self._waiting and self.placing.choose(self._loop.time()) is not None:
+            return True
+        if self._again is None:
+            self._again = self._loop.call_later(LAG, self._look_again)
+        return False
+
+    def _look_again(self) -> None:
+        self._again = None
+        self.go_on()
 
     def _take(self, listener: int, sock: socket.socket) -> None:
         placing = self.placing
-        index = placing.choose()
+        index = placing.choose(self._loop.time())
         if index is None:
             self._waiting.append((listener, sock))
             return
@@ -119,5 +155,5 @@ class Door:
         elif placing.of_address(address) >= limits.connections_per_address:
             limit = PER_ADDRESS
         elsewhere = placing.elsewhere(index)
-        placing.placed(index, address)
+        placing.placed(index, address, self._loop.time())
         self._hand(index, Adopt(listener, elsewhere, limit), sock.detach())

@@ -11,17 +11,21 @@ from typing import Final
 # Connections on their way to one worker that it has not taken: it takes two per turn of its loop,
 # so that whoever is connected already does not wait for those who come.
 WINDOW: Final = 2
+# s that the worker with the fewest is waited for when it has not taken those; a turn of its loop is
+# a thousandth. Beyond that it hangs, and the next one gets them.
+LAG: Final = 0.1
 
 
 class _Place:
     """What one worker has."""
 
-    __slots__ = ("addresses", "coming", "connections", "detached", "is_crowded")
+    __slots__ = ("addresses", "coming", "connections", "detached", "full_since", "is_crowded")
 
     def __init__(self) -> None:
         self.connections = 0
         self.coming = 0  # of these, not taken yet
         self.detached = 0  # sessions that wait for a socket
+        self.full_since = 0.0  # when the last one came that is not taken, if `coming` is WINDOW
         self.is_crowded = False
         self.addresses: Counter[str] = Counter()
 
@@ -45,20 +49,26 @@ class Placing:
 
     # -- connections ------------------------------------------------------------------------------
 
-    def choose(self) -> int | None:
+    def choose(self, now: float) -> int | None:
         """Return the worker with the fewest connections, of several the one whose turn it is; None
-        if none can take one just now."""
-        able = [
-            (place.connections, (worker - self._last - 1) % (max(self._places) + 1), worker)
+        if it can take none just now, or nobody can."""
+        count = max(self._places, default=0) + 1
+        for _, is_full, _, worker in sorted(
+            (place.connections, place.coming >= WINDOW, (worker - self._last - 1) % count, worker)
             for worker, place in self._places.items()
-            if place.coming < WINDOW and not place.is_crowded
-        ]
-        return min(able)[2] if able else None
+            if not place.is_crowded
+        ):
+            if not is_full:
+                return worker
+            if now - self._places[worker].full_since < LAG:
+                return None
+        return None
 
-    def placed(self, worker: int, address: str | None) -> None:
+    def placed(self, worker: int, address: str | None, now: float) -> None:
         """*worker* is handed a connection."""
         place = self._places[worker]
         place.coming += 1
+        place.full_since = now
         self._last = worker
         self.counted(worker, address)
 

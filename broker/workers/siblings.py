@@ -74,7 +74,7 @@ class SiblingLink(Link):
 
     is_sibling: ClassVar[bool] = True
 
-    __slots__ = ("_data_mime", "index")
+    __slots__ = ("_data_mime", "_is_connected", "index")
 
     hub: WorkerHub
 
@@ -82,6 +82,7 @@ class SiblingLink(Link):
         super().__init__(hub, link_id, "")
         self.index = index
         self._data_mime = data_mime
+        self._is_connected = False
         self.connection = SiblingConnection(Role.SERVER, now=hub.now)
         self.next_id = 1
         self.requests_left = UNBOUNDED
@@ -92,11 +93,14 @@ class SiblingLink(Link):
     @property
     def bytes_sent(self) -> int:
         """Bytes sent so far."""
-        transport = getattr(self, "transport", None)  # there is none for a moment
-        return transport.bytes_out if transport is not None else 0
+        return self.transport.bytes_out if self._is_connected else 0
 
     def connected(self, transport: Transport) -> None:
         """Take it as set up: both ends are ours."""
+        if self.id not in self.hub.links:  # its worker has died in between
+            transport.abort()
+            return
+        self._is_connected = True
         self.transport = transport
         self.out = transport.outbound
         setup = encode_setup(Setup(1, 1, COMPOSITE, self._data_mime))
@@ -146,9 +150,9 @@ class SiblingLink(Link):
     def end(self, reason: str, text: str) -> None:
         was_open = self.connection.phase is not CLOSED and self.id in self.hub.links
         self.connection.lost(text, reason)
-        if hasattr(self, "transport"):
+        if self._is_connected:
             super().end(reason, text)
-        else:  # not connected yet, and it will not be
+        else:  # `connected` will find it gone
             self.hub.remove(self, reason, text)
         if was_open:
             if reason == PROTOCOL_ERROR:

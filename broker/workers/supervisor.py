@@ -34,6 +34,8 @@ from rsocket_mesh.transport import Listener
 START_TIMEOUT: Final = 30.0  # s until all workers are ready; an overloaded machine takes seconds
 FIRST_BACKOFF: Final = 0.1  # s from the death of a worker to its next life; doubled each time
 LAST_BACKOFF: Final = 10.0  # s at most: a cause that goes away is noticed soon
+# s that who connects waits for a worker that died for the first time; it takes less than half.
+PATIENCE: Final = 1.0
 SETTLED: Final = 60.0  # s that a worker has to live for its next death to count as the first
 MEET_AGAIN: Final = 0.5  # s from a broken link between two workers to the next
 DRAIN_GRACE: Final = 2.0  # s beyond drain.timeout for the workers to say that they are done
@@ -180,11 +182,11 @@ class Supervisor:
         worker.is_ready = True
         self._door.placing.joined(worker.index)
         _log.info("worker %d is ready, process %d", worker.index, worker.process.pid)
+        self._door.release()
         everybody = len(self._workers) == self.config.workers.count
         all_ready = everybody and all(one.is_ready for one in self._workers.values())
         if all_ready and not self._all_ready.done():
             self._all_ready.set_result(None)
-        self._door.go_on()
 
     def _failed(self, worker: WorkerProcess, message: m.Failed, descriptors: list[int]) -> None:
         _log.error("worker %d cannot start: %s", worker.index, message.text)
@@ -208,6 +210,8 @@ class Supervisor:
         self._tell_all(m.Part(index))
         if self.state == "stopped":
             return
+        if self.state == "ready" and self._next_backoff(worker) == FIRST_BACKOFF:
+            self._door.hold(PATIENCE)
         self._background(self._bury(worker, connections))
 
     async def _bury(self, worker: WorkerProcess, connections: int) -> None:
@@ -219,15 +223,18 @@ class Supervisor:
         if self.state != "ready":
             return
         self._deaths[index] += 1
-        lived = self._loop.time() - worker.started_at
-        before = self._backoff.get(index, 0.0) if lived < SETTLED else 0.0
-        pause = self._backoff[index] = min(LAST_BACKOFF, 2 * before or FIRST_BACKOFF)
+        pause = self._backoff[index] = self._next_backoff(worker)
         _log.error(
             "worker %d (process %d) ended %s; %d connections are lost; it is started again in %g s",
             *(index, worker.process.pid, how, connections, pause),
         )
         await asyncio.sleep(pause)
         await self._revive(index)
+
+    def _next_backoff(self, worker: WorkerProcess) -> float:
+        lived = self._loop.time() - worker.started_at
+        before = self._backoff.get(worker.index, 0.0) if lived < SETTLED else 0.0
+        return min(LAST_BACKOFF, 2 * before or FIRST_BACKOFF)
 
     async def _revive(self, index: int) -> None:
         while True:

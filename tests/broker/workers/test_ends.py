@@ -88,6 +88,18 @@ async def test_a_worker_that_is_killed_takes_only_its_own_with_it_and_comes_back
         assert "ended by SIGKILL" in report
 
 
+async def test_the_connections_of_a_worker_that_was_killed_come_back_to_it():
+    with a_broker_of(2) as workers:
+        async with AsyncExitStack() as stack:
+            for number in range(8):
+                await stack.enter_async_context(connect(workers.url, app=f"app-{number}"))
+            assert await asyncio.to_thread(workers.placed) == [4, 4]
+            pids = await asyncio.to_thread(workers.pids)
+            os.kill(pids[0], signal.SIGKILL)
+            await workers.until(lambda: workers.placed() == [4, 4] and workers.pids()[0], "back")
+            assert (await asyncio.to_thread(workers.pids))[0] != pids[0]
+
+
 async def test_a_stream_from_a_worker_that_is_killed_ends_with_an_error():
     with a_broker_of(2) as workers:
         models = Models("far")

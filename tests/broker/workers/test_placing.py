@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.workers.placing import WINDOW, Placing
+from broker.workers.placing import LAG, WINDOW, Placing
+
+NOW = 0.0
 
 
 def placing_of(workers: int) -> Placing:
@@ -16,9 +18,9 @@ def placing_of(workers: int) -> Placing:
 
 
 def place(placing: Placing, address: str | None = None) -> int:
-    worker = placing.choose()
+    worker = placing.choose(NOW)
     assert worker is not None
-    placing.placed(worker, address)
+    placing.placed(worker, address, NOW)
     placing.adopted(worker)
     return worker
 
@@ -37,28 +39,40 @@ def test_whoever_has_fewest_gets_the_next():
     assert [place(placing) for _ in range(2)] == [1, 1]
 
 
-def test_a_worker_that_has_not_taken_its_last_ones_is_left_alone():
+def test_the_worker_with_fewest_is_waited_for_while_it_takes_its_last_ones():
+    placing = placing_of(2)
+    for _ in range(10):
+        placing.placed(1, None, NOW)
+        placing.adopted(1)
+    for _ in range(WINDOW):
+        assert placing.choose(NOW) == 0
+        placing.placed(0, None, NOW)
+    assert placing.choose(NOW) is None
+    placing.adopted(0)
+    assert placing.choose(NOW) == 0
+
+
+def test_a_worker_that_does_not_take_its_last_ones_is_left_alone():
     placing = placing_of(2)
     for _ in range(WINDOW):
-        placing.placed(0, None)
+        placing.placed(0, None, NOW)
     for _ in range(5):
-        placing.placed(1, None)
+        placing.placed(1, None, NOW)
         placing.adopted(1)
-    assert placing.choose() == 1  # although it has more
-    placing.adopted(0)
-    assert placing.choose() == 0
+    assert placing.choose(NOW + 0.99 * LAG) is None
+    assert placing.choose(NOW + LAG) == 1  # although it has more
 
 
 def test_a_crowded_worker_gets_none_until_it_says_so():
     placing = placing_of(1)
     placing.crowded(0, True)
-    assert placing.choose() is None
+    assert placing.choose(NOW) is None
     placing.crowded(0, False)
-    assert placing.choose() == 0
+    assert placing.choose(NOW) == 0
 
 
 def test_nobody_is_chosen_where_nobody_is_ready():
-    assert Placing().choose() is None
+    assert Placing().choose(NOW) is None
 
 
 def test_a_worker_that_comes_back_begins_with_none():
