@@ -14,6 +14,7 @@ On `forwarding.routes`. The rules, worked out once per route and change of the t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from broker.forwarding.hub import DEFAULT_TENANT
@@ -28,7 +29,48 @@ from rsocket_mesh.protocol.announce import ServiceInfo
 if TYPE_CHECKING:
     from broker.config import Config
     from broker.forwarding.link import Link
-    from broker.routing.table import RoutingTable
+    from broker.routing.table import Offer, RoutingTable
+
+
+class Split:
+    """What routes with the same candidates share: those of ours, and the others' by worker.
+
+    Attributes:
+        source: the candidates that were split; kept, so that their id stays theirs.
+        here: those of ours; empty if there are none.
+        far: one for each other worker that has some.
+        both: all to choose from.
+        instances: all instances, each with the link that leads to it.
+        is_limited: all of ours have limits of their own.
+        is_thought_about: calls have to take the general way.
+    """
+
+    __slots__ = ("both", "far", "here", "instances", "is_limited", "is_thought_about", "source")
+
+    def __init__(
+        self,
+        source: Candidates[Link],
+        here: list[Candidate[Link]],
+        far: list[Candidate[Link]],
+        has_links_tenant: bool,
+    ) -> None:
+        there: dict[int, list[Candidate[Link]]] = {}  # by worker
+        wants_caller = False
+        for entry in far:
+            remote = cast(RemoteInstance, entry.provider)
+            group = there.setdefault(remote.link.index, [])
+            group.append(entry._replace(provider=remote.link))
+            wants_caller |= remote.wants_caller
+        self.source = source
+        self.here = Candidates(tuple(here))
+        self.far = Candidates(tuple(map(_together, there.values())))
+        self.both = Candidates((*here, *self.far.entries)) if here else self.far
+        others = (entry for group in there.values() for entry in group)
+        self.instances = Candidates((*here, *others))
+        limited = [_is_limited(entry) for entry in here]
+        self.is_limited = bool(here) and all(limited)
+        # Who calls is said in the metadata, and so is another tenant than the one of all links.
+        self.is_thought_about = any(limited) or wants_caller or not has_links_tenant
 
 
 class MixedRoute(Route):
@@ -40,22 +82,20 @@ class MixedRoute(Route):
 
     __slots__ = ("_far", "_here", "_home")
 
-    def __init__(
-        self, here: Candidates[Link], far: Candidates[Link], counters: CallCounters, home: Home
-    ) -> None:
-        super().__init__(Candidates((*here.entries, *far.entries)), counters)
-        self._here = here
-        self._far = far
+    def __init__(self, split: Split, counters: CallCounters, home: Home) -> None:
+        super().__init__(split.both, counters, split.is_thought_about)
+        self._here = split.here
+        self._far = split.far
         self._home = home
         home.routes.append(self)
         self.spill(home.spills)
 
     def spill(self, spills: bool) -> None:
         """Look at each call from now on, or at none."""
-        here = [entry.provider for entry in self._here]
+        here = self._here.providers
         self.only = here[0] if len(here) == 1 and not spills else None
         is_equal = len(here) > 1 and self._here.cumulative is None
-        self.equals = tuple(here) if is_equal and not spills else ()
+        self.equals = here if is_equal and not spills else ()
 
     def pick(self, draw: int) -> Candidate[Link] | None:
         near = choose(self._here, draw)
@@ -75,7 +115,7 @@ class Home:
 
     def __init__(
         self,
-        entries: list[Candidate[Link]],
+        offers: Sequence[Offer[Link]],
         balance: Balance,
         own: CallCounters,
         others: CallCounters,
@@ -84,7 +124,7 @@ class Home:
         self.balance = balance
         self.routes: list[MixedRoute] = []
         self.spills = False
-        self._weights = {entry.provider: entry.service.weight for entry in entries}
+        self._weights = {offer.provider: offer.service.weight for offer in offers}
         self._own = own
         self._others = others
         self._lately = self._own_lately = 0
@@ -140,10 +180,12 @@ class NearRoutes(Routes):
         self._passed_on = passed_on
         self.homes: dict[str, Home] = {}
         self.told: dict[str, dict[int, int]] = {}
+        self._splits: dict[int, Split] = {}  # by the id of the candidates
 
     def clear(self) -> None:
         super().clear()
         self.homes.clear()
+        self._splits.clear()
 
     def tell(self, service: str, worker: int, at_work: int) -> None:
         """Another worker has so many calls of its own callers to *service* at work."""
@@ -159,39 +201,38 @@ class NearRoutes(Routes):
         self.clear()
 
     def _route(self, candidates: Candidates[Link]) -> Route:
-        here = [entry for entry in candidates if not entry.provider.is_remote]
-        far = [entry for entry in candidates if entry.provider.is_remote]
-        # If none of all takes calls just now, the worker that has some says so to the caller.
-        far = [entry for entry in far if entry.provider.accepting] or ([] if here else far)
-        if not far:
-            return super()._route(_only(here, candidates))
-        there: dict[int, list[Candidate[Link]]] = {}  # by worker
-        wants_caller = False
-        for entry in far:
-            remote = cast(RemoteInstance, entry.provider)
-            group = there.setdefault(remote.link.index, [])
-            group.append(entry._replace(provider=remote.link))
-            wants_caller |= remote.wants_caller
-        groups = Candidates(tuple(map(_together, there.values())))
-        route = self._mixed(here, groups) if here else super()._route(groups)
-        route.instances = Candidates((*here, *(one for group in there.values() for one in group)))
-        if here and all(_is_limited(entry) for entry in here):
-            route.nearest = Candidates(tuple(here))
-        # Who calls is said in the metadata, and so is another tenant than the one of all links.
-        if wants_caller or self.tenant != DEFAULT_TENANT:
-            route.is_budgeted = True
+        split = self._splits.get(id(candidates.entries))
+        if split is None:
+            here = [entry for entry in candidates if not entry.provider.is_remote]
+            far = [entry for entry in candidates if entry.provider.is_remote]
+            # If none of all takes calls just now, the worker that has some says so to the caller.
+            far = [entry for entry in far if entry.provider.accepting] or ([] if here else far)
+            if not far:
+                return super()._route(_only(here, candidates))
+            split = Split(candidates, here, far, self.tenant == DEFAULT_TENANT)
+            self._splits[id(candidates.entries)] = split
+        name = candidates.entries[0].service.name
+        counters = self._counters.calls_to(name)
+        if split.here:
+            route: Route = MixedRoute(split, counters, self._home(name, counters))
+        else:
+            route = Route(split.both, counters, split.is_thought_about)
+        route.instances = split.instances
+        if split.is_limited:
+            route.nearest = split.here
         return route
 
-    def _mixed(self, here: list[Candidate[Link]], groups: Candidates[Link]) -> MixedRoute:
-        name = here[0].service.name
-        counters = self._counters.calls_to(name)
-        home = self.homes.get(name)
+    def _home(self, service: str, counters: CallCounters) -> Home:
+        home = self.homes.get(service)
         if home is None:
-            balance = Balance(sum(entry.service.weight for entry in groups))
-            balance.told = sum(self.told.get(name, {}).values())
-            home = Home(here, balance, counters, self._passed_on.calls_to(name))
-            self.homes[name] = home
-        return MixedRoute(Candidates(tuple(here)), groups, counters, home)
+            offers = self._table.describe(self.tenant, service)
+            here = [offer for offer in offers if not offer.provider.is_remote]
+            far = sum(offer.service.weight for offer in offers if offer.provider.is_remote)
+            balance = Balance(far)
+            balance.told = sum(self.told.get(service, {}).values())
+            home = Home(here, balance, counters, self._passed_on.calls_to(service))
+            self.homes[service] = home
+        return home
 
 
 class HereRoutes(Routes):
@@ -222,7 +263,7 @@ def _together(group: list[Candidate[Link]]) -> Candidate[Link]:
     first = group[0]
     service = ServiceInfo(first.service.name, first.service.version, weight)
     links = Counter(entry.provider for entry in group)
-    return Candidate(links.most_common(1)[0][0], service, first.method, "", 0)
+    return Candidate(links.most_common(1)[0][0], service, "", 0)
 
 
 def _is_limited(entry: Candidate[Link]) -> bool:

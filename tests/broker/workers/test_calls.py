@@ -261,7 +261,7 @@ async def test_a_far_provider_gets_its_part_when_the_own_one_is_busy():
                 return asyncio.ensure_future(slow)
 
             calls = [call() for _ in range(30)]
-            await until(lambda: one.working == 30)  # nobody has looked how busy it is
+            await until(lambda: one.working + two.working == 30)
             while not two.working:
                 await asyncio.sleep(0.02)
                 calls.append(call())
