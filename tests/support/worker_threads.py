@@ -15,6 +15,8 @@ import pytest
 
 from broker.workers import process, worker
 from broker.workers.hub import WorkerHub
+from broker.workers.siblings import Sibling, SiblingLink
+from tests.support.waiting import until
 
 
 class WorkerThreads:
@@ -29,9 +31,18 @@ class WorkerThreads:
         names = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
         monkeypatch.setattr(process, "subprocess", SimpleNamespace(Popen=self._start, **names))
         monkeypatch.setattr(worker.logs, "configure", lambda *_, **__: None)
+        links = self._links = set[SiblingLink]()
+        meet = WorkerHub.meet
+
+        def meet_and_remember(hub: WorkerHub, index: int, number: int) -> Sibling:
+            sibling = meet(hub, index, number)
+            links.update(sibling.links())
+            return sibling
+
+        monkeypatch.setattr(WorkerHub, "meet", meet_and_remember)
 
     def _start(self, command: list[str], **_: Any) -> WorkerThread:
-        started = WorkerThread(os.dup(int(command[3])))
+        started = WorkerThread(os.dup(int(command[3])), self._links)
         self.started.append(started)
         return started
 
@@ -41,7 +52,8 @@ class WorkerThread:
 
     pid = 0
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, links: set[SiblingLink]) -> None:
+        self._links = links
         self._worker: worker.Worker | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, args=(descriptor,), daemon=True)
@@ -54,6 +66,8 @@ class WorkerThread:
         self._loop = asyncio.get_running_loop()
         self._worker = worker.Worker(socket.socket(fileno=descriptor))
         await self._worker.run()
+        ours = [link for link in self._links if link.hub is self._worker._hub]
+        await until(lambda: not any(link.transport._socket for link in ours))
 
     def do(self, act: Callable[[WorkerHub], None]) -> None:
         """Do *act* with the hub of the worker, in its thread."""

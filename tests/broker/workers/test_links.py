@@ -17,9 +17,6 @@ from tests.support.waiting import until
 from tests.support.worker_brokers import Models
 from tests.support.worker_threads import WorkerThreads
 
-# The threads stand for processes, whose sockets the system closes.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 async def running(monkeypatch):
