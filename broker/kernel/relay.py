@@ -5,7 +5,7 @@ other side's stream id; requests go to `opening`, everything else to `turns`, in
 the frames came. Peers that were given something are flushed once, at the end.
 
 Per frame nothing is made but three slices: no object, no call, no event. Measured in
-`benchmarks/relay.py`; each line here costs every user of the broker, so it earns its place there.
+`make bench`; each line here costs every user of the broker, so it earns its place there.
 The compiled twin (`compiled.pyx`) does the same, statement for statement, with the frames of one
 batch gathered in a buffer per peer; a differential test feeds both the same bytes.
 """

@@ -11,12 +11,15 @@ Source: RSocket Protocol 1.0, "Framing Format".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final
 
 from rsocket_mesh.errors import FrameTooLong, LocalProtocolError, RemoteProtocolError
 from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
 
 PREFIX_SIZE: Final = 3  # bytes
+# The length (24 bits: the high 16, the low 8) and the frame's header behind it, in one step.
+PREFIXED_HEADER: Final = Struct(">HBIH")
 SMALL_PIECE: Final = 1024  # bytes; a piece costs some 60 bytes more than it holds
 LARGE: Final = 64 * 1024  # bytes; a frame from here on is read into memory of its own
 # Bytes that such memory grows by: at least so much, at most so much, and in between by what has

@@ -7,10 +7,12 @@ Values go through a codec; routes, deadlines and streams are `route`'s.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Final, TypeVar, overload
 
 from rsocket_mesh.codec import Codec, DecodeError, find_codec
+from rsocket_mesh.errors import StreamError
 from rsocket_mesh.rpc.route import DEFAULT_PREFETCH, Route
 from rsocket_mesh.rpc.streams import ItemStream
 
@@ -82,11 +84,23 @@ class ServiceHandle:
         used = self._codec if codec is None else find_codec(codec)
         route = self._routes.get(method) or self._route(method)
         decode = used.decoder(returns)
-        answer = await route.request_response(
-            _encode(used, arguments), timeout=timeout, mime=used.mime
-        )
+        data = used.encode(arguments[0]) if len(arguments) == 1 else _encode(used, arguments)
+        call = route.begin(data) if timeout is None and codec is None else None
+        if call is None:
+            answer = await route.request_response(data, timeout=timeout, mime=used.mime)
+            data = answer.data
+        else:
+            # Awaited here and not by `route`: a coroutine less in each turn.
+            try:
+                data = await call.answer
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            except StreamError as exc:
+                exc.route = route.name
+                raise
         try:
-            return decode(answer.data)
+            return decode(data)
         except DecodeError as exc:
             raise DecodeError(f"the answer of {route.name}: {exc}") from exc
 
