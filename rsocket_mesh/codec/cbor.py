@@ -15,6 +15,7 @@ import cbor2
 import msgspec
 
 from rsocket_mesh.codec.base import Codec, Decode, DecodeError, EncodeError, explain
+from rsocket_mesh.codec.foreign import from_builtins, to_builtins, union_of_models
 
 MAX_DEPTH: Final = 128  # nested containers; what people write by hand stays below 20
 SAFE_TAGS: Final = frozenset(
@@ -86,7 +87,7 @@ class CborCodec(Codec):
         """Return *value* as CBOR."""
         try:
             if type(value) not in _PLAIN:
-                value = msgspec.to_builtins(value, builtin_types=_NATIVE)
+                value = msgspec.to_builtins(value, builtin_types=_NATIVE, enc_hook=to_builtins)
             return cbor2.dumps(value)
         except (
             cbor2.CBOREncodeError,
@@ -111,12 +112,22 @@ class CborCodec(Codec):
                 raise DecodeError(f"$: expected {wanted.__name__}, got {got}")
 
             return decode_plain
+        union = union_of_models(wanted)
+        if union is not None:
+
+            def decode_union(data: bytes) -> Any:
+                try:
+                    return union(_loads(data))
+                except ValueError as exc:
+                    raise DecodeError(explain(exc)) from exc
+
+            return decode_union
         msgspec.msgpack.Decoder(wanted)  # refuses here and now what `convert` would at each call
         convert = msgspec.convert
 
         def decode(data: bytes) -> Any:
             try:
-                return convert(_loads(data), wanted, builtin_types=_NATIVE)
+                return convert(_loads(data), wanted, builtin_types=_NATIVE, dec_hook=from_builtins)
             except msgspec.ValidationError as exc:
                 raise DecodeError(explain(exc)) from exc
             except TypeError as exc:  # a list in a set, and the like

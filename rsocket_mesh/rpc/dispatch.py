@@ -28,6 +28,7 @@ from rsocket_mesh.protocol.lease import MAX_REQUESTS
 from rsocket_mesh.protocol.metadata import decode_routing
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.version import parse_range
+from rsocket_mesh.rpc.accepting import answering_codec
 from rsocket_mesh.rpc.context import CURRENT, Call
 from rsocket_mesh.rpc.metadata import is_usual, read_request
 from rsocket_mesh.rpc.service import Method, Service
@@ -64,7 +65,7 @@ class Dispatcher:
         self._codec = codec
         self._services: list[Service] = []
         self._methods: dict[str, list[Method]] = {}
-        self._targets: dict[tuple[bytes, str | int | None], Target] = {}
+        self._targets: dict[tuple[bytes, str | int | None, bytes | None], Target] = {}
         # The same by the whole metadata of usual requests but for the milliseconds at its end, so
         # that those are not even taken apart.
         self._usual: dict[bytes, Target] = {}
@@ -140,7 +141,9 @@ class Dispatcher:
                 answer = await call_in_thread(method.handler, arguments)
             else:
                 answer = await method.handler(*arguments)
-            return answer if type(answer) is Payload else Payload(codec.encode(answer))
+            if type(answer) is Payload:
+                return answer
+            return Payload(codec.encode(answer), codec.answer_metadata)
         except Exception as exc:
             _fail(method, exc)
         finally:
@@ -238,15 +241,17 @@ class Dispatcher:
         return method, codec, call, bind
 
     def _read(self, metadata: bytes) -> tuple[Target, int | None, bytes | None]:
-        routing, deadline_ms, mime, trace = read_request(metadata)
+        routing, deadline_ms, mime, trace, accepted = read_request(metadata)
         if routing is None:
             raise NoRoute("the request has no routing metadata, and there is no default here")
-        target = self._targets.get((routing, mime))
+        target = self._targets.get((routing, mime, accepted))
         if target is None:
             method = self._find(routing)
             codec = self._codec if mime is None else _codec_for(mime)
+            codec = answering_codec(codec, method.codecs, accepted)
             target = method, codec, method.signature.binder(codec), routing
-            _remember(self._targets, (routing, mime), target, len(routing))
+            size = len(routing) + len(accepted or b"")
+            _remember(self._targets, (routing, mime, accepted), target, size)
         if is_usual(metadata, routing):
             _remember(self._usual, metadata[:-4], target, len(metadata))
         return target, deadline_ms, trace
@@ -274,7 +279,7 @@ class Dispatcher:
     async def _items(
         self, method: Method, codec: Codec, call: Call, arguments: tuple[Any, ...]
     ) -> AsyncIterator[Payload]:
-        encode = codec.encode
+        encode, metadata = codec.encode, codec.answer_metadata
         items: Any = None
         capacity = method.capacity
         if capacity is not None:
@@ -289,7 +294,7 @@ class Dispatcher:
                     items = await items
             async for item in items:
                 call.deadline = None  # it bounds the first item only
-                yield item if type(item) is Payload else Payload(encode(item))
+                yield item if type(item) is Payload else Payload(encode(item), metadata)
         except Exception as exc:
             _fail(method, exc)
         finally:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 import msgspec
 
 from rsocket_mesh.codec import Codec, DecodeError
+from rsocket_mesh.codec.foreign import schema_of, union_of_models
 from rsocket_mesh.protocol.announce import Model
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.rpc.context import Call
@@ -125,7 +126,7 @@ def _schema(wanted: Any) -> Any:
     if wanted is Any or wanted is Payload:
         return None
     try:
-        return msgspec.json.schema(wanted)
+        return msgspec.json.schema(wanted, schema_hook=schema_of)
     except TypeError:  # a type that only the handler's own code understands
         return None
 
@@ -173,7 +174,8 @@ def _check_type(wanted: Any, where: str) -> None:
     if wanted is None or wanted is Payload:
         return
     try:
-        msgspec.msgpack.Decoder(wanted)
+        if union_of_models(wanted) is None:
+            msgspec.msgpack.Decoder(wanted)
     except TypeError as exc:
         raise TypeError(f"{where}: nothing can be decoded to {wanted}: {exc}") from exc
     except NameError:

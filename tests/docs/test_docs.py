@@ -23,7 +23,11 @@ from tests.support.broker_view import FakeView
 from tests.support.processes import ROOT, Process, broker_process, running
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-LESSONS = [ROOT / "README.md", ROOT / "docs" / "first-service.md"]
+LESSONS = [
+    ROOT / "README.md",
+    ROOT / "docs" / "first-service.md",
+    ROOT / "docs" / "codecs.md",
+]
 URL = "tcp://127.0.0.1:7878"
 COMMAND = f"{sys.executable} -c 'from rsocket_mesh.cli.main import main; main()'"
 HEX_WIDTH = 47  # columns; a comment stands behind them
