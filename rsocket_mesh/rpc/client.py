@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, overload
 
 from rsocket_mesh.codec import Codec, DecodeError, find_codec
 from rsocket_mesh.rpc.accepting import Codecs, accept_entry, answer_decoder
+from rsocket_mesh.rpc.observing import Observing
 from rsocket_mesh.rpc.route import DEFAULT_PREFETCH, Route
 from rsocket_mesh.rpc.streams import ItemStream
 
@@ -20,7 +21,7 @@ MAX_ROUTES: Final = 1024  # methods per handle whose route is kept; few services
 T = TypeVar("T")
 
 
-class ServiceHandle:
+class ServiceHandle(Observing):
     """Calls to one service; made by `Mesh.service`, kept and shared freely.
 
     Every call takes the method's name and its arguments: none sends no data, one is sent as it is,

@@ -22,6 +22,7 @@ from rsocket_mesh.protocol.announce import (
 from rsocket_mesh.protocol.capacity import Capacity
 from rsocket_mesh.protocol.version import parse_version
 from rsocket_mesh.rpc.accepting import Codecs, codecs_of, mimes_of
+from rsocket_mesh.rpc.observing import without_observables
 from rsocket_mesh.rpc.signature import Handler, Signature, read_signature
 
 F = TypeVar("F", bound=Handler)
@@ -325,5 +326,6 @@ class Service:
             raise ValueError(f"{self.name}: method {word!r}: the service ends at the last dot")
         if word in self.methods:
             raise ValueError(f"{self.name}.{word} is there already; give one of them a name=")
+        handler = without_observables(handler, model, f"{self.name}.{word}")
         signature = read_signature(handler, model, f"{self.name}.{word}")
         self.methods[word] = Method(self, word, model, handler, signature, idempotent, codecs)

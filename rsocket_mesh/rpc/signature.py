@@ -138,7 +138,7 @@ def read_signature(handler: Handler, model: Model, where: str) -> Signature:
         TypeError: the handler can't serve the model, or a hint can't be resolved or decoded to;
             the text says what to write instead.
     """
-    hints = _hints(handler, where)
+    hints = resolve_hints(handler, where)
     arguments: list[Any] = []
     required = 0
     call_at: int | None = None
@@ -182,7 +182,12 @@ def _check_type(wanted: Any, where: str) -> None:
         pass  # a class that names another one, which the module defines further down
 
 
-def _hints(handler: Handler, where: str) -> dict[str, Any]:
+def resolve_hints(handler: Handler, where: str) -> dict[str, Any]:
+    """Return the type hints of *handler*, also those that are names of a function around it.
+
+    Raises:
+        TypeError: one of them can't be resolved.
+    """
     target = handler if inspect.isroutine(handler) else type(handler).__call__
     try:
         return get_type_hints(target, include_extras=True)

@@ -27,6 +27,7 @@ LESSONS = [
     ROOT / "README.md",
     ROOT / "docs" / "first-service.md",
     ROOT / "docs" / "codecs.md",
+    ROOT / "docs" / "reactivex.md",
 ]
 URL = "tcp://127.0.0.1:7878"
 COMMAND = f"{sys.executable} -c 'from rsocket_mesh.cli.main import main; main()'"
