@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rsocket_mesh.rpc.observables import on_overflow
     from rsocket_mesh.rpc.overflow import Demand, Overflow, buffer
     from rsocket_mesh.rpc.route import Route
+    from rsocket_mesh.rpc.rsocket_py import HandlerService, MeshRSocket
     from rsocket_mesh.rpc.runner import run
     from rsocket_mesh.rpc.service import Service
     from rsocket_mesh.rpc.streams import ItemStream
@@ -63,9 +64,11 @@ __all__ = [
     "Draining",
     "EncodeError",
     "Forbidden",
+    "HandlerService",
     "Invalid",
     "ItemStream",
     "Mesh",
+    "MeshRSocket",
     "NoRoute",
     "Overflow",
     "Overloaded",
@@ -97,8 +100,10 @@ _HOMES = {
     "DecodeError": "codec",
     "Demand": "rpc.overflow",
     "EncodeError": "codec",
+    "HandlerService": "rpc.rsocket_py",
     "ItemStream": "rpc.streams",
     "Mesh": "rpc.mesh",
+    "MeshRSocket": "rpc.rsocket_py",
     "Overflow": "rpc.overflow",
     "Payload": "protocol.payload",
     "Route": "rpc.route",

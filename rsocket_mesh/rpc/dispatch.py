@@ -228,7 +228,8 @@ class Dispatcher:
             target, deadline_ms, trace = self._read(metadata)
         method, codec, bind, routing = target
         if method.model != model:
-            raise Invalid(f"{method.route} is a {method.model}, it was called as a {model}")
+            method = method.in_model(model)
+            bind = method.signature.binder(codec)
         if self.draining:
             raise Draining(f"{method.route}: the service is going away")
         deadline: float | None = None
@@ -247,8 +248,10 @@ class Dispatcher:
         target = self._targets.get((routing, mime, accepted))
         if target is None:
             method = self._find(routing)
-            codec = self._codec if mime is None else _codec_for(mime)
-            codec = answering_codec(codec, method.codecs, accepted)
+            codec = self._codec
+            if method.others is None:  # else the handler takes any data, and knows what it is
+                codec = codec if mime is None else _codec_for(mime)
+                codec = answering_codec(codec, method.codecs, accepted)
             target = method, codec, method.signature.binder(codec), routing
             size = len(routing) + len(accepted or b"")
             _remember(self._targets, (routing, mime, accepted), target, size)
@@ -259,7 +262,7 @@ class Dispatcher:
     def _find(self, routing: bytes) -> Method:
         tags = decode_routing(routing)
         route = tags[0] if tags else ""
-        methods = self._methods.get(route, [])
+        methods = self._methods.get(route) or self._any_methods(route)
         for tag in tags[1:]:
             if tag.startswith("version="):
                 wanted = parse_range(tag.removeprefix("version="))
@@ -267,6 +270,11 @@ class Dispatcher:
         if not methods:
             raise NoRoute(self._what_there_is(route))
         return methods[0]
+
+    def _any_methods(self, route: str) -> list[Method]:
+        found = [service.any_method for service in self._services if service.serves(route)]
+        methods = [method for method in found if method is not None]
+        return sorted(methods, key=lambda method: method.version, reverse=True)
 
     def _what_there_is(self, route: str) -> str:
         name = route.rpartition(".")[0]

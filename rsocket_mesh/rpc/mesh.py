@@ -104,6 +104,11 @@ class Mesh:
         return self._session.requester is not None
 
     @property
+    def session(self) -> Session:
+        """The session that calls go over; for adapters."""
+        return self._session
+
+    @property
     def app(self) -> str:
         """The name of this program, as announced."""
         return self._announcement.app

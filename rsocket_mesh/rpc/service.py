@@ -39,6 +39,7 @@ class Method:
         version: of the service, parsed, to tell two versions in one program apart.
         capacity: of the service; None if it has no limits.
         codecs: what its data may be in; None means all that there are.
+        others: of a service that takes whole requests, the methods for all models; else None.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Method:
         "idempotent",
         "model",
         "name",
+        "others",
         "route",
         "signature",
         "version",
@@ -74,6 +76,17 @@ class Method:
         self.signature = signature
         self.idempotent = idempotent
         self.description = inspect.getdoc(handler) or ""
+        self.others: Mapping[Model, Method] | None = None
+
+    def in_model(self, model: Model) -> Method:
+        """Return what serves this route when it is called in *model*, which is not its own.
+
+        Raises:
+            Invalid: nothing does.
+        """
+        if self.others is None:
+            raise Invalid(f"{self.route} is a {self.model}, it was called as a {model}")
+        return self.others[model]
 
     def info(self) -> MethodInfo:
         """Return what the announcement says of this method."""
@@ -128,6 +141,7 @@ class Service:
         self.rate = rate
         self.methods: dict[str, Method] = {}
         self.push_handler: Handler | None = None
+        self.any_method: Method | None = None  # for requests that no method of ours is named in
         try:
             check_announcement(Announcement("check", services=(self.info(),)))
         except Invalid as exc:
@@ -151,6 +165,10 @@ class Service:
             concurrency=self.concurrency,
             rate=self.rate,
         )
+
+    def serves(self, route: str) -> bool:
+        """Whether `any_method` is to have the requests for *route*."""
+        return False
 
     @overload
     def request_response(self, handler: F, /) -> F: ...
