@@ -210,7 +210,8 @@ def _item(hint: Any, kinds: tuple[Any, ...]) -> Any:
     origin = get_origin(hint) or hint
     if origin not in kinds:
         return None
-    return (*get_args(hint), Any)[0]
+    item = (*get_args(hint), Any)[0]
+    return type(None) if item is None else item
 
 
 def _result(handler: Handler, model: Model, hint: Any, where: str) -> tuple[Any, bool, bool]:

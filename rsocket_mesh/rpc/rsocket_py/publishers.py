@@ -107,8 +107,8 @@ class _Collecting(Subscriber):  # type: ignore[misc]  # their package has no typ
             except TypeError as exc:
                 self._held.fail(exc)
                 return
-            # An empty one that is the last is the end, of a generator that did not name its last.
-            if item.data or item.metadata or not is_complete:
+            # A generator of theirs that did not name its last item ends with a payload of nothing.
+            if not is_complete or value.data is not None or value.metadata is not None:
                 self._held.put(item)
         if is_complete:
             self.on_complete()
