@@ -7,6 +7,7 @@ bug. `broker.serve` does the running.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -106,6 +107,7 @@ def command(
         return _check(config)
     logs.configure(config.log)
     _raise_file_limit()
+    gc.disable()  # there is nothing to collect while modules are loaded; `serve` goes on with it
     from broker.serve import StartFailed, serve  # here: `--help` and `--check` need no broker
 
     try:

@@ -17,6 +17,7 @@ from broker.forwarding.control import act_on
 from broker.forwarding.greeting import before_setup
 from broker.forwarding.items import ItemCall
 from broker.forwarding.joining import open_plain
+from broker.forwarding.large import forward_large
 from broker.forwarding.leasing import Leasing
 from broker.forwarding.pressure import SlowReader
 from broker.forwarding.requests import Arriving
@@ -161,6 +162,13 @@ class Link(LinkCore):
             self.connection.heard(now)
             return relay(self, data)
         return before_setup(self, data)
+
+    def large_received(self, head: bytes, tail: list[memoryview]) -> bool:
+        """Take one large frame in parts, if it is plain."""
+        if not self.open:
+            return False
+        self.connection.heard(self.hub.tick())
+        return forward_large(self, head, tail)
 
     def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The transport cannot cut frames any more."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 NOBODY: Final = "(none)"  # the service that calls to nobody are counted under
 LONGEST_KEY: Final = 1024  # bytes of routing tags that are cached; more is no usual address
+# Candidates that cached routes hold, some 100 bytes each: routes that have the same share them, and
+# who asks in ever other ways for a service of a thousand instances pays with time, not with memory.
+MOST_CANDIDATES: Final = 500_000
 BUILTIN: Final = frozenset({"mesh.broker", "mesh.health", "mesh.registry"})
 
 
@@ -48,16 +51,17 @@ class Route(RouteCore):
     counters: CallCounters
 
     def __init__(
-        self, candidates: Candidates[Link], counters: CallCounters, is_builtin: bool = False
+        self,
+        candidates: Candidates[Link],
+        counters: CallCounters,
+        is_budgeted: bool,
+        is_builtin: bool = False,
     ) -> None:
-        providers = tuple(entry.provider for entry in candidates)
+        providers = candidates.providers
         super().__init__(
             providers[0] if len(providers) == 1 else None,
             providers if len(providers) > 1 and candidates.cumulative is None else (),
-            any(
-                entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
-                for entry in candidates
-            ),
+            is_budgeted,
             counters,
         )
         self.candidates = candidates
@@ -66,8 +70,8 @@ class Route(RouteCore):
 
 
 class Routes(dict[bytes, Route]):
-    """Cached routes by the content of the routing entry. Bounded in number and length of keys:
-    full means start anew."""
+    """Cached routes by the content of the routing entry. Bounded in number, in length of keys and
+    in candidates: full means start anew."""
 
     def __init__(
         self, tenant: str, table: RoutingTable[Link], counters: Counters, config: Config
@@ -80,10 +84,15 @@ class Routes(dict[bytes, Route]):
         self._most_tags = config.limits.route_tags
         self._longest_route = config.limits.route_bytes
         self._defaults: dict[str, Route] = {}
+        # The lists of candidates that routes share, by their ids: whether any has a budget.
+        self._lists: dict[int, bool] = {}
+        self._entries = 0  # candidates in all of them
 
     def clear(self) -> None:
         super().clear()
         self._defaults.clear()
+        self._lists.clear()
+        self._entries = 0
 
     def resolve(self, key: bytes) -> Route:
         """Return the route for the routing tags *key*, from the cache or from the table.
@@ -98,14 +107,21 @@ class Routes(dict[bytes, Route]):
         if address.route.startswith(RESERVED_PREFIX):
             service = address.route.rpartition(".")[0]
             name = service if service in BUILTIN else NOBODY
-            route = Route(Candidates(()), self._counters.calls_to(name), is_builtin=True)
+            route = Route(Candidates(()), self._counters.calls_to(name), False, is_builtin=True)
         else:
             route = self._route(self._table.find(self.tenant, address))
         if len(key) <= LONGEST_KEY:
-            if len(self) >= self._limit:
-                self.clear()
-            self[key] = route
+            self._keep(key, route)
         return route
+
+    def _keep(self, key: bytes, route: Route) -> None:
+        if len(self) >= self._limit or self._entries > MOST_CANDIDATES:
+            self.clear()
+        self[key] = route
+        entries = route.candidates.entries
+        if id(entries) not in self._lists:  # it lives as long as the route is kept
+            self._lists[id(entries)] = route.is_budgeted
+            self._entries += len(entries)
 
     def _tags(self, key: bytes) -> list[str]:
         try:
@@ -124,7 +140,7 @@ class Routes(dict[bytes, Route]):
         if route is not None:
             return route
         entries = tuple(
-            Candidate(offer.provider, offer.service, "", offer.instance, offer.seed)
+            Candidate(offer.provider, offer.service, offer.instance, offer.seed)
             for offer in self._table.describe(self.tenant, service)
         )
         text = f"nobody serves {service!r}, the default for calls without routing"
@@ -138,4 +154,10 @@ class Routes(dict[bytes, Route]):
 
     def _route(self, candidates: Candidates[Link]) -> Route:
         service = candidates.entries[0].service.name if candidates else NOBODY
-        return Route(candidates, self._counters.calls_to(service))
+        is_budgeted = self._lists.get(id(candidates.entries))
+        if is_budgeted is None:
+            is_budgeted = any(
+                entry.provider.budget is not None and entry.provider.budget.limits(entry.service)
+                for entry in candidates
+            )
+        return Route(candidates, self._counters.calls_to(service), is_budgeted)

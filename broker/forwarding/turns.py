@@ -8,7 +8,7 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker.forwarding.items import ItemCall
@@ -45,6 +45,8 @@ from rsocket_mesh.protocol.frames import (
     encode_error,
     restamp,
 )
+from rsocket_mesh.protocol.framing import prefix
+from rsocket_mesh.transport.chunks import LARGE_CHUNK
 
 if TYPE_CHECKING:
     from broker.forwarding.link import Link
@@ -68,17 +70,22 @@ class Turn:
 
     Attributes:
         link: where it came from; `peer` where it would go, under the stream id `stamp`.
-        frame: the whole frame without prefix; `word` its canonical type and flags.
+        frame: the frame without prefix; `word` its canonical type and flags. Of a large PAYLOAD it
+            is the first part, with the header and the length of the metadata; `tail` the others.
+        length: of the whole frame, in bytes.
         size: bytes of the message that it is, or ends.
     """
 
-    __slots__ = ("call", "frame", "link", "peer", "size", "stamp", "word")
+    __slots__ = ("call", "frame", "length", "link", "peer", "size", "stamp", "tail", "word")
 
-    def __init__(self, link: Link, frame: bytes, word: int, leg: Leg) -> None:
+    def __init__(
+        self, link: Link, frame: bytes, tail: Sequence[memoryview], word: int, leg: Leg
+    ) -> None:
         self.link = link
         self.frame = frame
+        self.tail = tail
         self.word = word
-        self.size = len(frame)
+        self.size = self.length = len(frame) + sum(map(len, tail)) if tail else len(frame)
         self.peer, self.stamp, _, self.call = leg
 
     @property
@@ -94,10 +101,16 @@ class Turn:
 
     def forward(self, more_flags: int = 0) -> None:
         """Send the frame on, with its canonical flags and *more_flags*."""
-        stream_id = STREAM_ID.unpack(self.stamp)[0]
-        self.peer.send(HEADER.pack(stream_id, self.word | more_flags) + self.frame[6:])
-        if self.peer.congested:
-            self.peer.transport.flush()  # so that the next frame of this batch sees it counted
+        peer = self.peer
+        header = HEADER.pack(STREAM_ID.unpack(self.stamp)[0], self.word | more_flags)
+        # Large frames are passed on as they are; of small ones a copy costs less than a view.
+        body = memoryview(self.frame) if self.length >= LARGE_CHUNK else self.frame
+        peer.out += (prefix(self.length), header, body[HEADER.size :], *self.tail)
+        peer.hub.counters.frames_out += 1
+        if self.tail or peer.congested:
+            peer.transport.flush()  # so that the next frame of this batch sees it counted
+        else:
+            peer.transport.flush_soon()
 
     @property
     def is_piece(self) -> bool:
@@ -108,7 +121,7 @@ class Turn:
     def may_pass(self) -> bool:
         """Whether there is room for the frame at its receiver; if not, the call has ended."""
         peer = self.peer
-        if not peer.congested or peer.has_room(len(self.frame)):
+        if not peer.congested or peer.has_room(self.length):
             return True
         waiting = peer.transport.outbound_size()
         side = "provider" if self.from_caller else "consumer"
@@ -139,13 +152,17 @@ class Turn:
 
 def think(link: Link, data: bytes, position: int, stop: int, word: int, leg: Leg) -> None:
     """Deal with the frame at *position* of the batch *data*, which belongs to *leg*."""
-    frame = data[position + 3 : stop]
+    think_of(link, data[position + 3 : stop], (), word, leg)
+
+
+def think_of(link: Link, frame: bytes, tail: Sequence[memoryview], word: int, leg: Leg) -> None:
+    """Deal with *frame*, of which a *tail* follows if it is a large PAYLOAD in parts."""
     plain = law.canonical(word)
     is_payload = plain >> 10 == PAYLOAD
-    if is_payload and plain & FLAG_METADATA and not _metadata_fits(frame):
+    turn = Turn(link, frame, tail, plain, leg)
+    if is_payload and plain & FLAG_METADATA and not _metadata_fits(frame, turn.length):
         link.violated(f"{describe(frame)}: metadata longer than the frame")
         return
-    turn = Turn(link, frame, plain, leg)
     if is_payload and turn.is_piece and not plain & FLAG_NEXT:
         turn.word = plain = plain | FLAG_NEXT  # the last piece: some leave it out, others insist
     action = leg[2].get(plain)
@@ -161,15 +178,15 @@ def think(link: Link, data: bytes, position: int, stop: int, word: int, leg: Leg
         link.violated(str(exc))
 
 
-def _metadata_fits(frame: bytes) -> bool:
-    return len(frame) >= 9 and int.from_bytes(frame[6:9], "big") <= len(frame) - 9
+def _metadata_fits(frame: bytes, length: int) -> bool:
+    return length >= 9 and int.from_bytes(frame[6:9], "big") <= length - 9
 
 
 def _take_payload(turn: Turn, action: Callable[[Turn], None]) -> None:
     """Act on a PAYLOAD, and keep account of the message if it comes in fragments."""
     call = turn.call
     if turn.word & FLAG_FOLLOWS:
-        charged = max(len(turn.frame), SMALLEST_PIECE)
+        charged = max(turn.length, SMALLEST_PIECE)
         size = (call.piece_up if turn.from_caller else call.piece_down)(charged)
         error = too_much_unfinished(turn.link, size)
         if error is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from broker.kernel.law import Law
     from broker.kernel.wheel import Entry, Wheel
+    from rsocket_mesh.transport.base import Chunk
 
 # One side of a relayed call: (other link, its stream id as four bytes, law, call), under the stream
 # id in `LinkCore.streams`. A tuple, because two are made per call and one is read per frame.
@@ -146,7 +147,7 @@ class LinkCore:
     )
 
     hub: Any
-    out: list[bytes]
+    out: list[Chunk]
     transport: Any
     streams: dict[int, Leg]
     held: dict[int, Any]

@@ -33,15 +33,12 @@ class Candidate(NamedTuple, Generic[P]):
     """One provider that may take the call.
 
     Attributes:
-        method: the method's name, or the announced pattern that the route belongs to: bounded in
-            number either way, so fit for labels of metrics.
         instance: the name of the provider's instance.
         seed: 64 bits that stand for app and instance, the same on every broker.
     """
 
     provider: P
     service: ServiceInfo
-    method: str
     instance: str
     seed: int
 
@@ -66,16 +63,28 @@ class Candidates(Generic[P]):
 
     Attributes:
         entries: the candidates, in no order that means anything.
+        providers: theirs, in the same order.
         cumulative: running totals of their weights; None when all weigh the same.
+        method: the method's name, or the announced pattern that the route belongs to: bounded in
+            number either way, so fit for labels of metrics.
         miss: None unless `entries` is empty.
     """
 
-    __slots__ = ("cumulative", "entries", "miss")
+    __slots__ = ("cumulative", "entries", "method", "miss", "providers")
 
     def __init__(self, entries: tuple[Candidate[P], ...], miss: Miss | None = None) -> None:
         self.entries = entries
+        self.providers = tuple(entry.provider for entry in entries)
         self.cumulative = running_weights(entries)
+        self.method = ""
         self.miss = miss
+
+    def called(self, method: str) -> Candidates[P]:
+        """Return the same candidates for *method*; all that takes room is shared."""
+        twin: Candidates[P] = Candidates((), self.miss)
+        twin.entries, twin.providers = self.entries, self.providers
+        twin.cumulative, twin.method = self.cumulative, method
+        return twin
 
     def __len__(self) -> int:
         return len(self.entries)

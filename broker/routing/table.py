@@ -8,7 +8,7 @@ other. The table asks nobody for the time, for a random number or for a socket.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple
 
 from broker.routing.address import Address
@@ -19,6 +19,9 @@ from rsocket_mesh.protocol.announce import Announcement, ServiceInfo
 from rsocket_mesh.protocol.version import Version, parse_version
 
 MAX_NAMES_IN_TEXT = 10  # names that a text about a miss lists; more help nobody
+# Candidates in answers that are kept to be shared, some 100 bytes each. Who asks in ever other ways
+# for a service of a thousand instances pays with time.
+MOST_REMEMBERED = 200_000
 
 
 class Offer(NamedTuple, Generic[P]):
@@ -59,14 +62,44 @@ class _Registration(NamedTuple, Generic[P]):
 class _Tenant(Generic[P]):
     """What one tenant's providers serve, by each way of asking for it. No empty entries."""
 
-    __slots__ = ("instances", "patterns", "routes", "services", "sessions")
+    __slots__ = (
+        "answers",
+        "instances",
+        "patterns",
+        "remembered",
+        "routes",
+        "services",
+        "sessions",
+    )
 
     def __init__(self) -> None:
+        # What `find` has answered, by the ids of the offers that fit: thousands of routes of a
+        # service have the same thousand providers, and one list of them is enough.
+        self.answers: dict[tuple[int, ...], Candidates[P]] = {}
+        self.remembered = 0  # candidates in all of them
         self.sessions = 0
         self.services: dict[str, tuple[Offer[P], ...]] = {}
         self.routes: dict[str, tuple[Offer[P], ...]] = {}  # by canonical pattern
         self.patterns: PatternTree[str] = PatternTree()  # the keys of `routes` with wildcards
         self.instances: dict[tuple[str, str], P] = {}  # (app, instance) -> who registered last
+
+    def candidates(self, offers: Sequence[Offer[P]]) -> Candidates[P]:
+        """Return the candidates for *offers*, which share all that takes room with others."""
+        key = tuple(map(id, offers))
+        found = self.answers.get(key)
+        if found is None:
+            found = Candidates(
+                tuple(Candidate(o.provider, o.service, o.instance, o.seed) for o in offers)
+            )
+            if self.remembered + len(offers) > MOST_REMEMBERED:
+                self._forget_answers()
+            self.answers[key] = found
+            self.remembered += len(offers)
+        return found
+
+    def _forget_answers(self) -> None:
+        self.answers.clear()
+        self.remembered = 0
 
     def announced(self, route: str) -> str | None:
         """Return the announced pattern that *route* belongs to, or None."""
@@ -78,6 +111,7 @@ class _Tenant(Generic[P]):
         One pass over each service and route that is touched, however many offers touch it: an
         announcement of thousands of versions must not stop the process for seconds.
         """
+        self._forget_answers()  # the ids of offers that are gone may be given anew
         gone = set()
         services: dict[str, list[Offer[P]]] = {}
         routes: dict[str, list[Offer[P]]] = {}
@@ -211,11 +245,9 @@ class RoutingTable(Generic[P]):
                 return Candidates((), _no_method(service, method, offers))
             offers = serving
         fitting = offers if address.is_plain else [o for o in offers if _fits(o, address)]
-        entries = tuple(
-            Candidate(offer.provider, offer.service, method, offer.instance, offer.seed)
-            for offer in fitting
-        )
-        return Candidates(entries, None if entries else _no_match(address, offers))
+        if known is None or not fitting:
+            return Candidates((), _no_match(address, offers))
+        return known.candidates(fitting).called(method)
 
     def holder(self, tenant: str, app: str, instance: str) -> P | None:
         """Return who registered last under these names and is still registered, or None."""

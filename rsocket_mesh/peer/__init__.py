@@ -3,6 +3,7 @@
 Here payloads become frames and back; above are values (`rsocket_mesh.rpc`), below are bytes.
 """
 
+from rsocket_mesh.peer.calls import SentCall
 from rsocket_mesh.peer.handler import NoHandler, RequestHandler
 from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, PayloadStream
 from rsocket_mesh.peer.opening import open_peer
@@ -20,5 +21,6 @@ __all__ = [
     "Requester",
     "Responder",
     "ResumableTransport",
+    "SentCall",
     "open_peer",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +17,13 @@ from rsocket_mesh.peer.handler import describe
 from rsocket_mesh.peer.inbox import Inbox
 from rsocket_mesh.peer.producer import Producer
 from rsocket_mesh.peer.tasks import start_task
-from rsocket_mesh.protocol.fragments import ReassemblyBudget
-from rsocket_mesh.protocol.frames import REQUEST_RESPONSE
+from rsocket_mesh.protocol.frames import (
+    FLAG_FOLLOWS,
+    FLAG_METADATA,
+    FLAG_NEXT,
+    HEADER,
+    REQUEST_RESPONSE,
+)
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.stream_rules import (
     COMPLETED,
@@ -35,24 +41,60 @@ from rsocket_mesh.protocol.streams import RequesterStream
 if TYPE_CHECKING:
     from rsocket_mesh.peer.requester import Requester
 
-NO_DEADLINE: Final = -1  # stands for a tick of `Deadlines`
-_EMPTY: Final = Payload()
+NO_DEADLINE: Final = math.inf
+# An answer in one frame, without metadata: of these flags only NEXT.
+_SHAPE: Final = FLAG_METADATA | FLAG_FOLLOWS | FLAG_NEXT
 
 _log = logging.getLogger(__name__)
 
 
-class Call(RequesterStream):
-    """One request-response that waits for its answer."""
+class SentCall(RequesterStream):
+    """One request-response that waits for its answer.
 
-    __slots__ = ("answer", "tick", "timeout")
+    Attributes:
+        answer: the data of the answer, when it is there.
+        metadata: of the answer, when that is there.
+        due: loop time of the deadline.
+    """
+
+    __slots__ = ("_requester", "answer", "due", "metadata", "timeout")
 
     def __init__(
-        self, budget: ReassemblyBudget, answer: asyncio.Future[Payload], timeout: float | None
+        self, requester: Requester, answer: asyncio.Future[bytes], timeout: float | None
     ) -> None:
-        super().__init__(0, REQUEST_RESPONSE, budget)  # the id comes with `start`
+        # The id comes with `start`.
+        RequesterStream.__init__(self, 0, REQUEST_RESPONSE, requester.budget)
+        self._requester = requester
         self.answer = answer
-        self.tick = NO_DEADLINE
+        self.metadata: bytes | None = None
+        self.due = NO_DEADLINE
         self.timeout = timeout
+
+    async def payload(self) -> Payload:
+        """Return the answer as a payload. If cancelled: CANCEL is sent."""
+        try:
+            data = await self.answer
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return Payload(data, self.metadata)
+
+    def cancel(self) -> None:
+        """End the call from our side: CANCEL is sent; harmless if it has ended."""
+        self._requester.cancel(self)
+
+    def take_answer(self, flags: int, frame: bytes) -> bool:
+        """Take a PAYLOAD that is the whole answer, as nearly all are; False if it is another.
+
+        The short form of `receive_frame` and `handle`, at a third of their cost. Nobody finds a
+        call that has ended, so its phase is AWAITING.
+        """
+        if flags & _SHAPE != FLAG_NEXT or self._pieces is not None:
+            return False
+        self.phase = ENDED
+        if not self.answer.done():
+            self.answer.set_result(frame[HEADER.size :])
+        return True
 
     def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
         answer = self.answer
@@ -60,9 +102,10 @@ class Call(RequesterStream):
             return
         if effect is LAST_ITEM:
             assert payload is not None
-            answer.set_result(payload)
+            data, self.metadata = payload
+            answer.set_result(data)
         elif effect is COMPLETED:  # without an item (C-68)
-            answer.set_result(_EMPTY)
+            answer.set_result(b"")
         elif effect is FAILED:
             assert error is not None
             answer.set_exception(error)
@@ -79,11 +122,11 @@ class Subscription(RequesterStream):
         "_kind",
         "_outgoing",
         "_requester",
+        "due",
         "inbox",
         "producer",
         "request",
         "task",
-        "tick",
         "timeout",
     )
 
@@ -104,7 +147,7 @@ class Subscription(RequesterStream):
         self.inbox: Inbox | None = None
         self.producer: Producer | None = None
         self.task: asyncio.Task[None] | None = None
-        self.tick = NO_DEADLINE
+        self.due = NO_DEADLINE
 
     # -- what the inbox wants ---------------------------------------------------------------------
 
@@ -135,8 +178,8 @@ class Subscription(RequesterStream):
     def handle(self, effect: Effect, payload: Payload | None, error: Exception | None) -> None:
         inbox = self.inbox
         assert inbox is not None
-        if self.tick != NO_DEADLINE and effect not in (CREDIT, STOPPED):
-            self._requester.forget_deadline(self)
+        if effect is not CREDIT and effect is not STOPPED:
+            self.due = NO_DEADLINE
         if effect is ITEM or effect is LAST_ITEM:
             assert payload is not None
             inbox.put(payload)

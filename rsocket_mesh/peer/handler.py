@@ -17,8 +17,8 @@ class RequestHandler(Protocol):
     """Serves the requests of one peer.
 
     Each request runs in a task of its own, which is cancelled when the requester cancels or the
-    connection is lost. A `StreamError` goes to the peer as it is, any other exception as
-    `ApplicationError` with its type and message.
+    connection is lost; only those that answer without waiting share one. A `StreamError` goes to
+    the peer as it is, any other exception as `ApplicationError` with its type and message.
     """
 
     def request_response(self, payload: Payload) -> Awaitable[Payload]:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rsocket_mesh.errors import DeadlineExceeded, Overloaded, RSocketError
+from rsocket_mesh.peer.calls import SentCall
 from rsocket_mesh.peer.requester import Requester
 from rsocket_mesh.peer.responder import Responder
 from rsocket_mesh.protocol.frames import REQUEST_CHANNEL, REQUEST_RESPONSE, Lease
@@ -49,6 +50,10 @@ class LeasedRequester(Requester):
         """
         left = await self.admit_stream(timeout)
         return await super().request_response(payload, timeout=left)
+
+    def begin_call(self, request: bytes, timeout: float) -> SentCall | None:
+        """None where there are leases: a request may have to wait for one."""
+        return super().begin_call(request, timeout) if self.leased is None else None
 
     async def fire_and_forget(self, payload: Payload, *, timeout: float | None = None) -> None:
         """As `request_response`; it is one request of the lease like the others."""
@@ -190,10 +195,11 @@ class LeasedResponder(Responder):
     def _renew_soon(self, lessor: Lessor) -> None:
         """A request has come or ended: grant more if half is used up and there is room."""
         if lessor.is_low and not self._is_due:
-            # Not before the handlers of this batch have begun, in the next turn of the loop: until
-            # then they do not count.
+            # Not before the handlers of this batch have begun, in the next turn of the loop or, if
+            # one of them waits, in the one behind it: until then they do not count.
             self._is_due = True
-            self.loop.call_soon(self.loop.call_soon, self._renew)
+            soon = self.loop.call_soon
+            soon(soon, soon, self._renew)
 
     def _renew(self) -> None:
         self._is_due = False

@@ -15,13 +15,23 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE
-from rsocket_mesh.protocol.frames import MAX_REQUEST_N, encode_request_n
+from rsocket_mesh.protocol.frames import (
+    FLAG_COMPLETE,
+    FLAG_NEXT,
+    HEADER,
+    MAX_REQUEST_N,
+    PAYLOAD,
+    encode_request_n,
+)
+from rsocket_mesh.protocol.payload import Payload
 
 TURN_BYTES: Final = 262_144  # bytes of requests and items per turn of the loop, without a queue
 FRAGMENT_BYTES: Final = 131_072  # bytes of fragments per turn: two frames, beside the items
 PERMISSIONS: Final = 32  # frames per turn for those who queue
 FRAME_COST: Final = 1024  # bytes charged at least: 256 small items per turn, a quarter of a ms
 UNCHARGED: Final = 1024  # bytes: requests and answers up to this leave without an account
+
+_ANSWER: Final = PAYLOAD << 10 | FLAG_NEXT | FLAG_COMPLETE
 
 
 class Queue:
@@ -47,6 +57,7 @@ class Outbox:
         busy: by stream id, the messages that have not left completely.
         fragment_size: bytes of the largest frame of a message.
         emptied: called when the last message that waited has left or was dropped.
+        small: bytes behind the header of a frame that leaves without an account.
         send: for frames that never wait: credit, cancels, errors, and small messages.
     """
 
@@ -62,6 +73,7 @@ class Outbox:
         "fragment_size",
         "open",
         "send",
+        "small",
     )
 
     def __init__(
@@ -69,6 +81,7 @@ class Outbox:
     ) -> None:
         self.send = send
         self.fragment_size = fragment_size
+        self.small = min(UNCHARGED, fragment_size) - HEADER.size
         self.open = True
         self.emptied: Callable[[], None] | None = None
         self._writable = True
@@ -105,6 +118,14 @@ class Outbox:
         self.busy[stream_id] = Queue(frames)
         self._pump()
         self._schedule_turn()
+
+    def put_small_answer(self, stream_id: int, answer: Payload) -> bool:
+        """Send an answer that may leave at once in one frame: most of them. False if it can't."""
+        data, metadata = answer
+        if metadata is not None or len(data) > self.small or not self.open:
+            return False
+        self.send(HEADER.pack(stream_id, _ANSWER) + data)
+        return True
 
     def put_item(self, stream_id: int, frames: bytes | Iterator[bytes]) -> None:
         """Send one of many items, while the stream is not `busy` and after `open` or `turn`."""

@@ -45,7 +45,7 @@ from rsocket_mesh.protocol.events import (
 )
 from rsocket_mesh.protocol.fragments import DEFAULT_FRAGMENT_SIZE, ReassemblyBudget
 from rsocket_mesh.protocol.frames import FLAG_IGNORE, HEADER, MAX_STREAM_ID, Lease, Setup
-from rsocket_mesh.protocol.framing import PREFIX_SIZE
+from rsocket_mesh.protocol.framing import PREFIX_SIZE, PREFIXED_HEADER
 from rsocket_mesh.protocol.lease import Leased
 from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.protocol.resume import ResumeBooks, StorePool
@@ -174,18 +174,18 @@ class Peer:
         self._connection.heard(now)
         own, requester, responder = self._role & 1, self.requester, self._responder
         position, end = 0, len(data)
-        while not self._ended and end - position >= PREFIX_SIZE:
-            start = position + PREFIX_SIZE
-            size = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
+        # What is shorter than this is no frame: the transport keeps it, or refuses its length.
+        while end - position >= PREFIXED_HEADER.size and not self._ended:
+            high, low, stream_id, word = PREFIXED_HEADER.unpack_from(data, position)
+            size = high << 8 | low
             if size < HEADER.size:
                 self._violated(RemoteProtocolError(f"frame length {size} is below a header's"))
                 break
-            position = start + size
-            if position > end:
-                position = start - PREFIX_SIZE
+            start = position + PREFIX_SIZE
+            if start + size > end:
                 break
+            position = start + size
             frame = data[start:position]
-            stream_id, word = HEADER.unpack_from(frame)
             if not 0 < stream_id <= MAX_STREAM_ID or not self._open:
                 self._receive_outside(stream_id, word, frame, now)
                 continue
@@ -290,8 +290,11 @@ class Peer:
     def _send(self, frame: bytes) -> None:
         transport = self._transport
         if transport is not None:
-            transport.outbound += (len(frame).to_bytes(PREFIX_SIZE, "big"), frame)
-            transport.flush_soon()
+            outbound = transport.outbound
+            if not outbound:  # else it is due already: nobody else writes here
+                transport.flush_soon()
+            outbound.append(len(frame).to_bytes(PREFIX_SIZE, "big"))
+            outbound.append(frame)
 
     def _violated(self, exc: RemoteProtocolError) -> None:
         code = ErrorCode.INVALID_SETUP if self._connection.phase is AWAIT_SETUP else exc.code

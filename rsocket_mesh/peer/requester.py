@@ -3,6 +3,10 @@
 No task per call: a future, or an inbox for items; only a channel's own half runs in a task. Every
 call that waits has one owner here, which fails it when the connection ends, so nothing waits for an
 answer that can't come. Deadlines of all calls share one timer.
+
+Nearly every call ends before its deadline, so a deadline is a number of the call and nothing else:
+when the earliest of those that were open has come, all that is open is looked through. With usual
+time-outs that is once in some seconds, and never more than `LOOKS_PER_SECOND`.
 """
 
 # ruff: noqa: ASYNC109 - a timeout is part of a call's contract: it bounds the answer, not the await
@@ -10,7 +14,9 @@ answer that can't come. Deadlines of all calls share one timer.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from rsocket_mesh.errors import (
     ConnectionClosed,
@@ -19,8 +25,7 @@ from rsocket_mesh.errors import (
     RSocketError,
     StreamError,
 )
-from rsocket_mesh.peer.calls import NO_DEADLINE, Call, Subscription
-from rsocket_mesh.peer.deadlines import TICKS_PER_SECOND, Deadlines
+from rsocket_mesh.peer.calls import NO_DEADLINE, SentCall, Subscription
 from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
 from rsocket_mesh.peer.outbox import Outbox
 from rsocket_mesh.protocol.fragments import (
@@ -29,6 +34,9 @@ from rsocket_mesh.protocol.fragments import (
     request_frames,
 )
 from rsocket_mesh.protocol.frames import (
+    FLAG_METADATA,
+    HEADER,
+    PAYLOAD,
     REQUEST_CHANNEL,
     REQUEST_FNF,
     REQUEST_RESPONSE,
@@ -40,6 +48,9 @@ from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.phases import Role
 from rsocket_mesh.protocol.stream_ids import StreamIds
 from rsocket_mesh.protocol.stream_rules import ENDED
+
+LOOKS_PER_SECOND: Final = 64  # a deadline is kept to within 16 ms, late and never early
+_WITH_METADATA: Final = REQUEST_RESPONSE << 10 | FLAG_METADATA
 
 
 class Requester:
@@ -72,10 +83,9 @@ class Requester:
         self.ignored = 0
         self.idle: Callable[[], None] | None = None
         self._ids = StreamIds(role)
-        self._streams: dict[int, Call | Subscription] = {}
-        self._deadlines = Deadlines()
+        self._streams: dict[int, SentCall | Subscription] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer_at = math.inf
         self._error: RSocketError | None = None  # why nothing new may begin
 
     @property
@@ -111,13 +121,33 @@ class Requester:
         left = timeout
         if self._error is not None or not self.outbox.open:
             left = await self.admit(timeout)
-        call = Call(self.budget, self.loop.create_future(), timeout)
+        call = SentCall(self, self.loop.create_future(), timeout)
         self.start(call, REQUEST_RESPONSE, payload, 0, left)
-        try:
-            return await call.answer
-        except asyncio.CancelledError:
-            self.cancel(call)
-            raise
+        return await call.payload()
+
+    def begin_call(self, request: bytes, timeout: float) -> SentCall | None:
+        """Send a request-response that may leave at once in one frame; None if it can't.
+
+        What `request_response` does for nearly all requests, without a coroutine to wait in: await
+        `answer` of the result, and `cancel` the result if that is cancelled. The errors are the
+        same.
+
+        Args:
+            request: the size of the metadata in three bytes, the metadata, the data.
+            timeout: seconds from now to the answer.
+        """
+        outbox = self.outbox
+        if self._error is not None or not outbox.open or len(request) > outbox.small:
+            return None
+        stream_id = self._ids.allocate(self._streams)
+        call = SentCall(self, self.loop.create_future(), timeout)
+        call.stream_id = stream_id
+        self._streams[stream_id] = call
+        outbox.send(HEADER.pack(stream_id, _WITH_METADATA) + request)
+        call.due = due = self.loop.time() + timeout
+        if due < self._timer_at:
+            self._arm_timer(due)
+        return call
 
     async def fire_and_forget(self, payload: Payload, *, timeout: float | None = None) -> None:
         """Send one request that is never answered; return when it has left for the transport.
@@ -233,6 +263,13 @@ class Requester:
         if stream is None:
             self.ignored += 1
             return
+        if kind == PAYLOAD and type(stream) is SentCall and stream.take_answer(flags, frame):
+            del self._streams[stream_id]
+            if self.outbox.busy:
+                self.outbox.drop(stream_id)  # an answer to the first fragments of a request
+            if self.idle is not None:
+                self._tell_if_idle()
+            return
         effect, payload, error, replies = stream.receive_frame(kind, flags, frame)
         for reply in replies:
             self.outbox.send(reply)
@@ -299,7 +336,7 @@ class Requester:
 
     def start(
         self,
-        stream: Call | Subscription,
+        stream: SentCall | Subscription,
         kind: int,
         payload: Payload,
         initial_n: int,
@@ -313,11 +350,11 @@ class Requester:
         self._streams[stream_id] = stream
         outbox.put_request(stream_id, frames)
         if timeout is not None:
-            stream.tick = self._deadlines.add(stream_id, self.loop.time() + timeout)
-            if self._timer is None or stream.tick / TICKS_PER_SECOND < self._timer_at:
-                self._arm_timer()
+            stream.due = self.loop.time() + timeout
+            if stream.due < self._timer_at:
+                self._arm_timer(stream.due)
 
-    def cancel(self, stream: Call | Subscription) -> None:
+    def cancel(self, stream: SentCall | Subscription) -> None:
         """End *stream* from our side; harmless if it has ended."""
         if stream.phase is not ENDED:
             self.outbox.drop(stream.stream_id)
@@ -326,15 +363,12 @@ class Requester:
                     self.outbox.send(frame)
         self.forget(stream)
 
-    def forget(self, stream: Call | Subscription) -> None:
+    def forget(self, stream: SentCall | Subscription) -> None:
         """Remove *stream*, which has ended; idempotent."""
         stream_id = stream.stream_id
         if self._streams.get(stream_id) is not stream:
             return
         del self._streams[stream_id]
-        if stream.tick != NO_DEADLINE:
-            self._deadlines.discard(stream_id, stream.tick)
-            stream.tick = NO_DEADLINE
         if stream_id in self.outbox.busy:
             self.outbox.drop(stream_id)
         if isinstance(stream, Subscription) and stream.task is not None:
@@ -346,26 +380,22 @@ class Requester:
         if self.idle is not None and not self.open_streams:
             self.idle()
 
-    def forget_deadline(self, stream: Call | Subscription) -> None:
-        self._deadlines.discard(stream.stream_id, stream.tick)
-        stream.tick = NO_DEADLINE
-
-    def _arm_timer(self) -> None:
+    def _arm_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        when = self._deadlines.next_deadline()
-        if when is not None:
-            self._timer_at = when
+        self._timer_at = when
+        if when != math.inf:
             self._timer = self.loop.call_at(when, self._deadline_reached)
 
     def _deadline_reached(self) -> None:
-        for stream_id in self._deadlines.handle_deadline(self.loop.time()):
-            stream = self._streams.get(stream_id)
-            if stream is not None:
-                stream.tick = NO_DEADLINE
-                self.cancel(stream)
-                stream.fail(
-                    DeadlineExceeded(f"no answer within {stream.timeout:g} s; CANCEL was sent")
-                )
-        self._arm_timer()
+        self._timer = None
+        now = self.loop.time()
+        # A timer may come a little early by the loop's own clock.
+        due = [stream for stream in self._streams.values() if stream.due <= now]
+        for stream in due:
+            stream.due = NO_DEADLINE
+            self.cancel(stream)
+            stream.fail(DeadlineExceeded(f"no answer within {stream.timeout:g} s; CANCEL was sent"))
+        earliest = min((stream.due for stream in self._streams.values()), default=math.inf)
+        self._arm_timer(max(earliest, now + 1 / LOOKS_PER_SECOND))

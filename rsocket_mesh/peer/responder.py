@@ -1,8 +1,8 @@
-"""The responder side of one connection: requests in, a task for each, answers out.
+"""The responder side of one connection: requests in, handlers in tasks, answers out.
 
-Nothing of the application runs in the receive loop, so a slow handler delays neither the next
-request nor the KEEPALIVE nor its own CANCEL. Usable without a `Peer`: the broker serves its own
-services with it.
+Nothing of the application runs in the receive loop, and a handler that waits has a task of its own
+(`turns`), so a slow one delays neither the next request nor the KEEPALIVE nor its own CANCEL.
+Usable without a `Peer`: the broker serves its own services with it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rsocket_mesh.peer.inbox import DEFAULT_PREFETCH, Inbox, PayloadStream
 from rsocket_mesh.peer.outbox import Outbox
 from rsocket_mesh.peer.producer import Producer
 from rsocket_mesh.peer.tasks import start_task
+from rsocket_mesh.peer.turns import Turns
 from rsocket_mesh.protocol.fragments import (
     DEFAULT_FRAGMENT_SIZE,
     ReassemblyBudget,
@@ -32,6 +33,7 @@ from rsocket_mesh.protocol.fragments import (
 )
 from rsocket_mesh.protocol.frames import (
     CANCEL,
+    FLAG_FOLLOWS,
     REQUEST_CHANNEL,
     REQUEST_FNF,
     REQUEST_RESPONSE,
@@ -125,6 +127,7 @@ class Responder:
         # Tasks without a stream: fire-and-forget, and cancelled ones that have not ended.
         self._detached: set[asyncio.Task[None]] = set()
         self._refusal: StreamError | None = None
+        self._turns = Turns(self.loop, self._answer)
 
     @property
     def open_streams(self) -> int:
@@ -151,6 +154,11 @@ class Responder:
                 self._refuse(stream_id, kind)
                 return
             stream = _Serving(self, stream_id, kind)
+            if kind == REQUEST_RESPONSE and not flags & FLAG_FOLLOWS:
+                payload = stream.receive_whole(flags, frame)
+                self._streams[stream_id] = stream
+                self._turns.put(stream, payload)
+                return
             effect, payload, error, replies = stream.receive_request(flags, frame)
             if stream.phase is not ENDED:
                 self._streams[stream_id] = stream
@@ -181,7 +189,9 @@ class Responder:
         *error* is what the items of open channels end with, as the cause of a ConnectionClosed.
         """
         self.outbox.close()
-        self.outbox.emptied = None  # a cycle would keep this, and the handler, until a collection
+        # Cycles would keep this, and the handler, until a collection.
+        self.outbox.emptied = None
+        self._turns.close()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             if stream.phase is not ENDED:  # so that a handler that ignores its cancel ends too
@@ -211,7 +221,7 @@ class Responder:
     def _serve(self, stream: _Serving, request: Payload) -> None:
         kind = stream.kind
         if kind == REQUEST_RESPONSE:
-            stream.task = start_task(self.loop, self._answer(stream, request))
+            self._turns.put(stream, request)
         elif kind == REQUEST_FNF:
             self._streams.pop(stream.stream_id, None)
             task = start_task(self.loop, self._take(request))
@@ -279,6 +289,8 @@ class Responder:
     # -- tasks ------------------------------------------------------------------------------------
 
     async def _answer(self, stream: _Serving, request: Payload) -> None:
+        if stream.phase is ENDED:  # canceled before it began
+            return
         try:
             answer = await self._handler.request_response(request)
             if not isinstance(answer, Payload):
@@ -289,11 +301,10 @@ class Responder:
             return
         if stream.phase is ANSWERING:
             stream.send_answer()
-            outbox = self.outbox
-            outbox.put_answer(
-                stream.stream_id,
-                payload_frames(stream.stream_id, answer, outbox.fragment_size, complete=True),
-            )
+            outbox, stream_id = self.outbox, stream.stream_id
+            if not outbox.put_small_answer(stream_id, answer):
+                size = outbox.fragment_size
+                outbox.put_answer(stream_id, payload_frames(stream_id, answer, size, complete=True))
             self.forget_if_ended(stream)
 
     async def _take(self, request: Payload) -> None:

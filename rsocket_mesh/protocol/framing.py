@@ -3,20 +3,29 @@
 Inside this project a *batch* is any number of whole, length-prefixed frames back to back: what TCP
 carries as it is, and what the other transports take apart (WebSocket: one message per frame).
 Whoever receives a batch cuts it and says how many bytes it used; what is left begins a frame that
-is not complete yet, and `Backlog` keeps it without copying it again on each read.
+is not complete yet, and `Backlog` keeps it without copying it again on each read, or `LargeFrame`
+without copying it at all.
 Source: RSocket Protocol 1.0, "Framing Format".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final
 
 from rsocket_mesh.errors import FrameTooLong, LocalProtocolError, RemoteProtocolError
 from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
 
 PREFIX_SIZE: Final = 3  # bytes
+# The length (24 bits: the high 16, the low 8) and the frame's header behind it, in one step.
+PREFIXED_HEADER: Final = Struct(">HBIH")
 SMALL_PIECE: Final = 1024  # bytes; a piece costs some 60 bytes more than it holds
+LARGE: Final = 64 * 1024  # bytes; a frame from here on is read into memory of its own
+# Bytes that such memory grows by: at least so much, at most so much, and in between by what has
+# come already, so that a length alone makes nobody hold more than twice of what was sent.
+SMALLEST_SEGMENT: Final = 4 * 1024
+LARGEST_SEGMENT: Final = 1024 * 1024
 
 
 def prefix(size: int) -> bytes:
@@ -120,3 +129,73 @@ class Backlog:
             self._needed += size
         self._pieces.append(rest)
         self._size = len(rest)
+
+
+class LargeFrame:
+    """A frame that is read into where it stays until it is sent on: nothing of it is copied.
+
+    It consists of a head, the bytes that had come when it was seen to be large, and of segments
+    that are filled one after the other: `room` says where to, `filled` how far.
+
+    Attributes:
+        head: the first bytes, from the prefix on.
+        size: of the whole frame with its prefix, in bytes.
+        arrived: how many bytes of it there are.
+    """
+
+    __slots__ = ("_free", "_segments", "arrived", "head", "size")
+
+    def __init__(self, head: bytes, size: int) -> None:
+        self.head = head
+        self.size = size
+        self.arrived = len(head)
+        self._segments: list[memoryview] = []
+        self._free = memoryview(b"")  # of the last segment
+
+    @property
+    def is_complete(self) -> bool:
+        return self.arrived == self.size
+
+    def room(self, most: int = LARGEST_SEGMENT) -> memoryview:
+        """Return memory for the next bytes, at most *most* of them; only for an incomplete frame.
+
+        It is valid until `filled` is called, and until then the same.
+        """
+        if not self._free:
+            grow = min(max(self.arrived, SMALLEST_SEGMENT), LARGEST_SEGMENT)
+            self._free = memoryview(bytearray(min(grow, self.size - self.arrived)))
+            self._segments.append(self._free)
+        return self._free[:most]
+
+    def filled(self, count: int) -> None:
+        """The first *count* bytes of what `room` returned are there."""
+        self.arrived += count
+        self._free = self._free[count:]
+
+    def feed(self, data: bytes) -> int:
+        """Copy what belongs to this frame from *data*; return how many bytes that were."""
+        taken = 0
+        while taken < len(data) and not self.is_complete:
+            room = self.room()
+            count = min(len(room), len(data) - taken)
+            room[:count] = memoryview(data)[taken : taken + count]
+            self.filled(count)
+            taken += count
+        return taken
+
+    def tail(self) -> list[memoryview]:
+        """Return what follows the head; only for a complete frame."""
+        return self._segments
+
+    def join(self) -> bytes:
+        """Return the whole frame with its prefix, copied."""
+        return b"".join((self.head, *self._segments))
+
+
+def large_frame(rest: bytes, limit: int = MAX_FRAME_SIZE) -> LargeFrame | None:
+    """Return the frame that *rest* begins and does not hold all of, if it is a large one whose
+    length is allowed."""
+    size = int.from_bytes(rest[:PREFIX_SIZE], "big") if len(rest) >= PREFIX_SIZE else 0
+    if not LARGE <= size <= limit or PREFIX_SIZE + size <= len(rest):
+        return None
+    return LargeFrame(rest, PREFIX_SIZE + size)

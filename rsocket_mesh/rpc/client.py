@@ -7,10 +7,12 @@ Values go through a codec; routes, deadlines and streams are `route`'s.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, Final, TypeVar, overload
 
 from rsocket_mesh.codec import Codec, DecodeError, find_codec
+from rsocket_mesh.errors import StreamError
 from rsocket_mesh.rpc.accepting import Codecs, accept_entry, answer_decoder
 from rsocket_mesh.rpc.observing import Observing
 from rsocket_mesh.rpc.route import DEFAULT_PREFETCH, Route
@@ -47,12 +49,12 @@ class ServiceHandle(Observing):
         name: str,
         make_route: Callable[[str, bytes], Route],
         codec: Codec,
-        accepts: bytes = b"",
+        accepts: bytes | None = None,
     ) -> None:
         self.name = name
         self._make_route = make_route
         self._codec = codec
-        self._accepts = accepts
+        self._accepts = accepts  # None: this handle uses what the connection does
         self._routes: dict[str, Route] = {}
 
     def __repr__(self) -> str:
@@ -103,14 +105,26 @@ class ServiceHandle(Observing):
         """Call a method and return its one answer."""
         used = self._codec if codec is None else find_codec(codec)
         route = self._routes.get(method) or self._route(method)
-        if self._accepts:
+        if self._accepts is not None:
             return await _accepting(route, used, arguments, returns, timeout)
         decode = used.decoder(returns)
-        answer = await route.request_response(
-            _encode(used, arguments), timeout=timeout, mime=used.mime
-        )
+        data = used.encode(arguments[0]) if len(arguments) == 1 else _encode(used, arguments)
+        call = route.begin(data) if timeout is None and codec is None else None
+        if call is None:
+            answer = await route.request_response(data, timeout=timeout, mime=used.mime)
+            data = answer.data
+        else:
+            # Awaited here and not by `route`: a coroutine less in each turn.
+            try:
+                data = await call.answer
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            except StreamError as exc:
+                exc.route = route.name
+                raise
         try:
-            return decode(answer.data)
+            return decode(data)
         except DecodeError as exc:
             raise DecodeError(f"the answer of {route.name}: {exc}") from exc
 
@@ -253,7 +267,9 @@ class ServiceHandle(Observing):
         if route is None:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
-            route = self._routes[method] = self._make_route(f"{self.name}.{method}", self._accepts)
+            route = self._routes[method] = self._make_route(
+                f"{self.name}.{method}", self._accepts or b""
+            )
         return route
 
 

@@ -1,7 +1,8 @@
 """From an incoming request to its handler and back: the service's side of every model.
 
-`peer` calls these methods, each in a task of its own, so a slow handler delays nobody. This module
-knows routes, codecs and deadlines; streams, credit and ERROR frames are `peer`'s.
+`peer` calls these methods, each in a task of its own as soon as it waits, so a slow handler delays
+nobody. This module knows routes, codecs and deadlines; streams, credit and ERROR frames are the
+peer's.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Dispatcher:
         # that those are not even taken apart.
         self._usual: dict[bytes, Target] = {}
         self._idle: list[asyncio.Future[None]] = []
+        self._now = self._first_now
         for service in services:
             self.add(service)
 
@@ -143,13 +145,16 @@ class Dispatcher:
                 answer = await method.handler(*arguments)
             if type(answer) is Payload:
                 return answer
-            return Payload(codec.encode(answer), codec.answer_metadata)
+            data = codec.encode(answer)
+            return tuple.__new__(Payload, (data, codec.answer_metadata))  # half of `Payload(...)`
         except Exception as exc:
             _fail(method, exc)
         finally:
             if capacity is not None:
                 capacity.leave()
-            self._ended()
+            self.running -= 1
+            if self._idle:
+                self._tell_if_idle()
 
     async def fire_and_forget(self, payload: Payload) -> None:
         """Run the handler of one request that nobody waits for; errors are logged."""
@@ -174,7 +179,8 @@ class Dispatcher:
         finally:
             if capacity is not None:
                 capacity.leave()
-            self._ended()
+            self.running -= 1
+            self._tell_if_idle()
 
     # Not generators around `_items`: closing an outer one would leave the inner, and with it the
     # handler, to the garbage collector and a task of the loop's.
@@ -217,6 +223,12 @@ class Dispatcher:
 
     # -- what they share ------------------------------------------------------------------------
 
+    def _first_now(self) -> float:
+        """The loop's time. A dispatcher is made before its loop runs, and asking for the running
+        loop is a call of the system's: once is enough."""
+        self._now = asyncio.get_running_loop().time
+        return self._now()
+
     def _open(self, payload: Payload, model: Model) -> tuple[Method, Codec, Call, Bind]:
         metadata = payload.metadata or b""
         target = self._usual.get(metadata[:-4])
@@ -236,7 +248,7 @@ class Dispatcher:
         if deadline_ms is not None:
             if deadline_ms == 0:
                 raise DeadlineExceeded(f"{method.route}: the deadline had passed on arrival")
-            deadline = asyncio.get_running_loop().time() + deadline_ms / 1000
+            deadline = self._now() + deadline_ms / 1000
         call = Call(routing, metadata, deadline, trace, self.mesh)
         CURRENT.set(call)
         return method, codec, call, bind
@@ -313,10 +325,10 @@ class Dispatcher:
             finally:
                 if capacity is not None:
                     capacity.leave()
-                self._ended()
+                self.running -= 1
+            self._tell_if_idle()
 
-    def _ended(self) -> None:
-        self.running -= 1
+    def _tell_if_idle(self) -> None:
         if not self.running and self._idle:
             waiting, self._idle = self._idle, []
             for future in waiting:

@@ -26,7 +26,7 @@ from rsocket_mesh.rpc.metadata import (
 from rsocket_mesh.rpc.streams import ItemStream, Outgoing
 
 if TYPE_CHECKING:
-    from rsocket_mesh.peer import PayloadStream, Requester
+    from rsocket_mesh.peer import PayloadStream, Requester, SentCall
     from rsocket_mesh.rpc.session import Session
 
 DEFAULT_TIMEOUT: Final = 10.0  # s; every call has a deadline
@@ -63,7 +63,9 @@ class Route:
         self._session = session
         self._timeout = min(timeout, MAX_SECONDS)
         self._mime = mime
-        self._usual = self._entry + deadline_entry(timeout)
+        # The metadata of nearly every request, behind its size.
+        usual = self._entry + deadline_entry(timeout)
+        self._usual = len(usual).to_bytes(3, "big") + usual
         self._loop = asyncio.get_running_loop()
 
     async def request_response(
@@ -71,25 +73,29 @@ class Route:
     ) -> Payload:
         """Send one request and return its one answer."""
         try:
-            requester = self._session.requester
-            if (
-                timeout is None
-                and (mime is None or mime == self._mime)
-                and requester is not None
-                and requester.accepting
-                and CURRENT.get() is None
-            ):  # the usual call: all of its metadata is known beforehand
-                return await requester.request_response(
-                    Payload(data, self._usual), timeout=self._timeout
-                )
-            seconds = self._seconds(timeout)
-            if requester is None or not requester.accepting:
-                requester, seconds = await self._ready(seconds)
+            if timeout is None and (mime is None or mime == self._mime):
+                call = self.begin(data)
+                if call is not None:
+                    return await call.payload()
+            requester, seconds = await self._ready(self._seconds(timeout))
             payload = Payload(data, self._metadata(seconds, mime))
             return await requester.request_response(payload, timeout=seconds)
         except StreamError as exc:
             exc.route = self.name
             raise
+
+    def begin(self, data: bytes) -> SentCall | None:
+        """Send a request with the connection's data type and time-out, if it can leave at once.
+
+        The usual call, all of whose metadata is known beforehand, without a coroutine on the way:
+        await `answer` of the result, and `cancel` the result when that is cancelled. None if
+        anything is not as usual: there is no connection, its transport is full, the data is large,
+        or a handler's deadline and trace have to be passed on. Then nothing was sent.
+        """
+        requester = self._session.requester
+        if requester is None or CURRENT.get() is not None:
+            return None
+        return requester.begin_call(self._usual + data, self._timeout)
 
     async def fire_and_forget(
         self, data: bytes = b"", *, timeout: float | None = None, mime: str | None = None

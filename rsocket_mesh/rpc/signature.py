@@ -62,8 +62,13 @@ class Signature(NamedTuple):
 
         It raises `DecodeError` naming the place when the data does not fit.
         """
-        fill = self._filler(codec)
         at = self.call_at
+        if at is None and len(self.arguments) == 1 and self.required:  # most: one call less
+            if self.arguments[0] is Payload:
+                return lambda payload, _call: (payload,)
+            decode = codec.decoder(self.arguments[0])
+            return lambda payload, _call: (decode(payload.data),)
+        fill = self._filler(codec)
         if at is None:
             return lambda payload, _call: fill(payload)
 

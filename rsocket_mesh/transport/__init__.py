@@ -5,7 +5,7 @@ understands none, and never holds more than its limits: what is incomplete (`max
 for a peer that does not read (`max_outbound`), and how long a close may take.
 
     url        one form of URL           dialing, listening   `dial`, `listen`
-    base       the two contracts         framed, sockets      what transports share
+    base       the two contracts         framed, sockets, chunks, fair_reads  what transports share
     tcp        TCP, TLS, Unix sockets    websocket, memory    the other two
 """
 

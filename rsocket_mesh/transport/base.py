@@ -14,6 +14,9 @@ from typing import Final, Protocol
 # Why a peer's bytes cannot be cut into frames any more.
 PROTOCOL_ERROR: Final = "protocol-error"
 FRAME_TOO_LONG: Final = "frame-too-long"
+# What may be appended to `outbound`. Views are of memory that does not change any more; small parts
+# are bytes, since a view keeps all of its memory alive.
+Chunk = bytes | memoryview
 CLOSE_TIMEOUT: Final = 5.0  # seconds for flushing and for the peer's own close, then abort
 
 
@@ -29,6 +32,10 @@ class Receiver(Protocol):
         What is left over begins a frame that is not complete; the transport keeps it and offers it
         again together with what follows. Must not raise for anything a peer can send.
         """
+
+    # def large_received(self, head: bytes, tail: list[memoryview]) -> bool
+    #     Optional: take one frame of `LARGE` bytes or more, prefix included, in the parts that it
+    #     was read into; nobody writes to them any more. False if it has to come as bytes instead.
 
     def protocol_violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The peer broke the framing (a bad length, a text message). No more bytes will come; the
@@ -69,7 +76,7 @@ class Transport(ABC):
         "scheme",
     )
 
-    outbound: list[bytes]
+    outbound: list[Chunk]
     name: str
     scheme: str
     peer_address: str | None

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from rsocket_mesh.errors import ConnectionClosed, FrameTooLong, RemoteProtocolError
-from rsocket_mesh.protocol.framing import Backlog, prefix
+from rsocket_mesh.protocol.framing import Backlog, LargeFrame, large_frame, prefix
 from rsocket_mesh.transport.base import (
     CLOSE_TIMEOUT,
     FRAME_TOO_LONG,
@@ -62,7 +62,9 @@ class FramedTransport(Transport):
         "_closing",
         "_first",
         "_flush_due",
+        "_large",
         "_loop",
+        "_max_frame",
         "_max_outbound",
         "_receiver",
     )
@@ -78,7 +80,9 @@ class FramedTransport(Transport):
         self.partial_since = 0.0
         self._loop = loop
         self._receiver: Receiver = NOBODY
-        self._backlog = Backlog(max_frame)
+        self._max_frame = max_frame
+        self._backlog: Backlog | None = None
+        self._large: LargeFrame | None = None  # the frame that is coming, if it is large
         self._max_outbound = max_outbound
         self._closing = False
         # Prefixed frames that go in front of all that waits. None where there are none, as with all
@@ -128,9 +132,29 @@ class FramedTransport(Transport):
         if self._closing:
             return
         self.bytes_in += len(data)
-        batch = self._backlog.feed(data)
-        if batch is None:
-            return
+        if self._large is None and self._backlog is None:
+            self._offer(data)
+        elif (batch := self._begun_with(data)) is not None:
+            self._offer(batch)
+
+    def _begun_with(self, data: bytes) -> bytes | None:
+        """Return what there is to offer now that *data* has come behind what was left over."""
+        if self._large is not None:
+            taken = self._large.feed(data)
+            if self._large.is_complete:
+                self._large_arrived(self._large)
+            data = data[taken:]
+            if not data or self._closing:
+                return None
+        if self._backlog is not None:
+            batch = self._backlog.feed(data)
+            if batch is not None:
+                self._backlog = None
+            return batch
+        return data
+
+    def _offer(self, batch: bytes) -> None:
+        """Have the receiver take *batch*, and keep what it leaves over."""
         try:
             used = self._receiver.batch_received(batch)
         except Exception:
@@ -140,12 +164,36 @@ class FramedTransport(Transport):
             self.partial_since = 0.0
         elif not self._closing:
             self.partial_since = self._loop.time()
-            try:
-                self._backlog.keep(batch[used:])
-            except FrameTooLong as error:
-                self._violated(str(error), FRAME_TOO_LONG)
-            except RemoteProtocolError as error:
-                self._violated(str(error))
+            rest = batch[used:]
+            self._large = large_frame(rest, self._max_frame)
+            if self._large is None:
+                self._keep(rest)
+
+    def _keep(self, rest: bytes) -> None:
+        backlog = Backlog(self._max_frame)
+        try:
+            backlog.keep(rest)
+        except FrameTooLong as error:
+            self._violated(str(error), FRAME_TOO_LONG)
+        except RemoteProtocolError as error:
+            self._violated(str(error))
+        else:
+            self._backlog = backlog
+
+    def _large_arrived(self, frame: LargeFrame) -> None:
+        """Have the receiver take a frame in the parts that it came in, or else as a batch."""
+        self._large = None
+        self.partial_since = 0.0
+        if self._closing:
+            return
+        take = getattr(self._receiver, "large_received", None)
+        try:
+            if take is not None and take(frame.head, frame.tail()):
+                return
+        except Exception:
+            self._receiver_failed()
+            return
+        self._offer(frame.join())
 
     def _violated(self, text: str, reason: str = PROTOCOL_ERROR) -> None:
         """The peer broke the framing: let the receiver have the last word, then close."""
@@ -165,7 +213,7 @@ class FramedTransport(Transport):
         """Say goodbye to the receiver, once; drop all that the connection still holds."""
         self._closing = True
         self.outbound.clear()
-        self._first = None
+        self._first = self._backlog = self._large = None
         receiver, self._receiver = self._receiver, NOBODY
         try:
             receiver.disconnected(error)
@@ -174,10 +222,13 @@ class FramedTransport(Transport):
 
     def _end_of_input(self) -> Exception | None:
         """What the peer's end of input means: None, or that it ended inside a frame."""
-        if not len(self._backlog):
+        arrived = len(self._backlog) if self._backlog is not None else 0
+        if self._large is not None:
+            arrived = self._large.arrived
+        if not arrived:
             return None
         return ConnectionClosed(
-            f"{self.name}: the peer closed after {len(self._backlog)} bytes of a frame",
+            f"{self.name}: the peer closed after {arrived} bytes of a frame",
             reason="truncated-frame",
         )
 

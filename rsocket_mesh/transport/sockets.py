@@ -21,9 +21,12 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
 from rsocket_mesh.errors import ConnectionClosed
+from rsocket_mesh.protocol.framing import LargeFrame
+from rsocket_mesh.transport.base import Chunk
+from rsocket_mesh.transport.chunks import gathered, is_small
 from rsocket_mesh.transport.fair_reads import (
     FIRST_STEP,
     TIMED_FROM,
@@ -37,7 +40,7 @@ from rsocket_mesh.transport.url import Url
 # Bytes read and dropped after we closed. What was on its way fits into the buffers of both systems;
 # a peer that sends more does not want to hear why.
 MAX_DROPPED: Final = 16 * 1024 * 1024
-LARGE_CHUNK: Final = 32 * 1024  # bytes; from here on copying costs more than another iovec
+BULK: Final = 2 * 1024 * 1024  # bytes of large frames per turn: read and written in half of `TURN`
 SMALL_WRITE: Final = 16 * 1024  # bytes; what waits is gathered below that: each piece costs 60 more
 
 
@@ -54,6 +57,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_dropped",
         "_error",
         "_goodbye_due",
+        "_in_a_row",
         "_input_ended",
         "_paused",
         "_queue",
@@ -67,6 +71,9 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         "_socket",
         "_url",
     )
+
+    # Whether what the socket reads is what frames consist of, so that it may be read in place.
+    _reads_large: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -82,11 +89,13 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._reads = fair_reads(loop)
         self._read_step = FIRST_STEP
         self._read_buffer = self._reads.parts[FIRST_STEP]
+        self._in_a_row = 0  # bytes read since others had their turn, as far as that is known
         self._socket: asyncio.Transport | None = None
         self._paused = False  # the loop's transport takes no more just now
         self._congested = False  # over the high watermark: paused, or something waits here
-        self._rest: memoryview | None = None  # of a write that was interrupted
-        self._queue: deque[bytes | bytearray] | None = None  # whole messages, behind `_rest`
+        self._rest: list[memoryview] | None = None  # of a write that was interrupted
+        # Whole messages, behind `_rest`; large ones in the parts that they consist of.
+        self._queue: deque[bytes | bytearray | list[Chunk]] | None = None
         self._queued = 0  # bytes of both
         self._goodbye_due = False  # say goodbye when all of that has left
         self._input_ended = False  # the peer has said goodbye
@@ -106,16 +115,22 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         self._socket_ready()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._large is not None and self._reads_large:
+            return self._large.room()
         return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
+            self._large = None
             self._dropped += nbytes
             if self._dropped > MAX_DROPPED:
                 self.abort()
                 return
+        if self._large is not None and self._reads_large:
+            self._large_updated(self._large, nbytes)
+            return
         # The copy comes first: from here on anything may read into the shared buffer again.
-        data = bytes(self._read_buffer[:nbytes])
+        data = self._read_buffer[:nbytes].tobytes()
         if nbytes < TIMED_FROM:
             self._bytes_received(data)
             if self._resting:
@@ -130,9 +145,41 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self._read_buffer = self._reads.parts[self._read_step]
         if self._resting:
             self._begin_rest()
-        elif (is_full or took > TURN) and self._socket is not None:
+        elif took > TURN:
+            self._wait_for_turn()
+        elif is_full:
+            self._was_full(nbytes)
+
+    def _was_full(self, nbytes: int) -> None:
+        """A read has filled its buffer, so there may be more: the loop reads on at once, unless
+        others are to have their turn first.
+
+        In the middle of a large frame that is after `BULK` bytes, since stopping and going on takes
+        as long as reading 100 KiB; else always.
+        """
+        self._in_a_row += nbytes
+        if self._large is None or self._in_a_row >= BULK:
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        self._in_a_row = 0
+        if self._socket is not None:
             self._socket.pause_reading()
             self._reads.wait(self)
+
+    def _large_updated(self, frame: LargeFrame, nbytes: int) -> None:
+        """More of a large frame is where it belongs: nothing has to be copied."""
+        self.bytes_in += nbytes
+        is_full = nbytes == len(frame.room())
+        frame.filled(nbytes)
+        if frame.is_complete:
+            self._large_arrived(frame)
+        if self._resting:
+            self._begin_rest()
+        elif is_full:
+            self._was_full(nbytes)
+        else:
+            self._in_a_row = 0
 
     def _begin_rest(self) -> None:
         if self._socket is not None:
@@ -221,7 +268,7 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
     # For subclasses
 
     @abstractmethod
-    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+    def _encode(self, chunks: list[Chunk]) -> list[Chunk]:
         """Return the chunks of a batch as they go over the wire."""
 
     @abstractmethod
@@ -252,32 +299,39 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         else:
             self._socket.close()
 
-    def _write(self, chunks: list[bytes]) -> int:
+    def _write(self, chunks: list[Chunk]) -> int:
         """Empty *chunks* into the socket as one write; return how many bytes that were.
 
-        Joining small chunks is cheaper than an iovec each. Large ones are not copied, except under
-        TLS, where each chunk would become a record of its own. The list is empty before anything is
-        written, because writing may call `writable`, and that may flush again.
+        Joining small chunks is cheaper than an iovec each. Large ones are not copied, and so nor
+        is what comes with them. The list is empty before anything is written, because writing may
+        call `writable`, and that may flush again.
         """
         assert self._socket is not None
         if self._congested:
             return self._wait(chunks)
-        if len(chunks[-1]) < LARGE_CHUNK or self._url.is_encrypted:
+        if is_small(chunks[-1]):
             data = b"".join(chunks)
             chunks.clear()
             size = len(data)
             if size > HIGH_WATER and self._url.is_encrypted:
-                self._write_in_slices(memoryview(data))
+                self._write_in_slices([memoryview(data)])
             else:
                 self._socket.write(data)
         else:
             taken = chunks.copy()
             chunks.clear()
             size = sum(map(len, taken))
-            self._socket.writelines(taken)
+            self._write_parts(taken)
         if self._paused:
             self._check_waiting()
         return size
+
+    def _write_parts(self, parts: list[Chunk]) -> None:
+        assert self._socket is not None
+        if self._url.is_encrypted:
+            self._write_in_slices(gathered(parts))
+        else:
+            self._socket.writelines(parts)
 
     def _lead(self) -> None:
         """Put the frames that go first in front of `outbound`, or have them wait in front of what
@@ -289,18 +343,22 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
             self.outbound.insert(0, bytes(self._first))
             self._first = None
 
-    def _wait(self, chunks: list[bytes]) -> int:
+    def _wait(self, chunks: list[Chunk]) -> int:
         """Empty *chunks* into the queue; return how many bytes that were."""
-        data = b"".join(chunks)
-        chunks.clear()
-        size = len(data)
         if self._queue is None:
             self._queue = deque()
-        last = self._queue[-1] if self._queue else None
-        if isinstance(last, bytearray) and len(last) < SMALL_WRITE:
-            last += data
+        if is_small(chunks[-1]):
+            data = b"".join(chunks)
+            size = len(data)
+            last = self._queue[-1] if self._queue else None
+            if isinstance(last, bytearray) and len(last) < SMALL_WRITE:
+                last += data
+            else:
+                self._queue.append(data if size >= SMALL_WRITE else bytearray(data))
         else:
-            self._queue.append(data if size >= SMALL_WRITE else bytearray(data))
+            size = sum(map(len, chunks))
+            self._queue.append(chunks.copy())
+        chunks.clear()
         self._queued += size
         self._check_waiting()
         return size
@@ -310,36 +368,36 @@ class SocketTransport(FramedTransport, asyncio.BufferedProtocol):
         while not self._paused and self._socket is not None:
             if self._rest is not None:
                 rest, self._rest = self._rest, None
-                self._queued -= len(rest)
+                self._queued -= sum(map(len, rest))
                 self._write_in_slices(rest)
-                continue
-            if self._first:
-                data: bytes | bytearray = b"".join(self._encode([bytes(self._first)]))
+            elif self._first:
+                parts = self._encode([bytes(self._first)])
                 self.bytes_out += len(self._first)
                 self._first = None
+                self._write_parts(parts)
             elif self._queue:
                 data = self._queue.popleft()
-                self._queued -= len(data)
+                parts = data if isinstance(data, list) else [memoryview(data)]
+                self._queued -= sum(map(len, parts))
+                self._write_parts(parts)
             else:
                 self._queue = None
                 return
-            if len(data) > HIGH_WATER and self._url.is_encrypted:
-                self._write_in_slices(memoryview(data))
-            else:
-                self._socket.write(data)
 
-    def _write_in_slices(self, data: memoryview) -> None:
-        """Write *data* until the loop's transport is full; keep what is left.
+    def _write_in_slices(self, parts: list[memoryview]) -> None:
+        """Write *parts* until the loop's transport is full; keep what is left.
 
         Under TLS only what waits in front of the encryption is counted, and that begins to wait
         when the write before has filled the socket: written in one piece, it would never count.
         """
-        while data and not self._paused and self._socket is not None:
-            self._socket.write(data[:HIGH_WATER])
-            data = data[HIGH_WATER:]
-        if data:
-            self._rest = data
-            self._queued += len(data)
+        for number, part in enumerate(parts):
+            while part and not self._paused and self._socket is not None:
+                self._socket.write(part[:HIGH_WATER])
+                part = part[HIGH_WATER:]
+            if part:
+                self._rest = [part, *parts[number + 1 :]]
+                self._queued += sum(map(len, self._rest))
+                return
 
     def _check_waiting(self) -> None:
         waiting = self.outbound_size()

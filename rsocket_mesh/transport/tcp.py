@@ -7,6 +7,7 @@ Source: RSocket Protocol 1.0, "Framing Protocol".
 
 from __future__ import annotations
 
+from rsocket_mesh.transport.base import Chunk
 from rsocket_mesh.transport.sockets import SocketTransport
 
 
@@ -14,6 +15,8 @@ class StreamTransport(SocketTransport):
     """One connection whose bytes are the batches themselves."""
 
     __slots__ = ()
+
+    _reads_large = True
 
     def flush(self) -> None:
         if self._first:
@@ -26,7 +29,7 @@ class StreamTransport(SocketTransport):
             size = self._write(self.outbound)  # may flush again: count behind it
             self.bytes_out += size
 
-    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+    def _encode(self, chunks: list[Chunk]) -> list[Chunk]:
         return chunks
 
     def _socket_ready(self) -> None:

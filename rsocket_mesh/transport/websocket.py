@@ -27,7 +27,7 @@ from websockets.uri import parse_uri
 
 from rsocket_mesh.errors import ConnectionClosed
 from rsocket_mesh.protocol.framing import cut, prefix
-from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR
+from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Chunk
 from rsocket_mesh.transport.framed import Accept
 from rsocket_mesh.transport.sockets import SocketTransport
 from rsocket_mesh.transport.url import Url
@@ -79,7 +79,7 @@ class WebSocketTransport(SocketTransport):
         self.outbound.clear()
         self._write(messages)
 
-    def _encode(self, chunks: list[bytes]) -> list[bytes]:
+    def _encode(self, chunks: list[Chunk]) -> list[Chunk]:
         frames, _ = cut(b"".join(chunks))
         mask = self._is_client
         return [Frame(Opcode.BINARY, frame).serialize(mask=mask) for frame in frames]

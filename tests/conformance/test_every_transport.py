@@ -60,6 +60,68 @@ async def test_the_largest_frame_arrives_between_small_ones(place: Place) -> Non
         assert await far.arrived(3) == [b"before", largest, b"behind"]
 
 
+class Relay(Recorder):
+    """Takes large frames in parts, and sends every frame back."""
+
+    def __init__(self) -> None:
+        super().__init__(echo=True)
+        self.parts = 0
+
+    def large_received(self, head: bytes, tail: list[memoryview]) -> bool:
+        self.parts += 1
+        self.transport.outbound += (head[:3], memoryview(head)[3:], *tail)
+        self.transport.flush()
+        return True
+
+
+async def test_large_frames_may_be_taken_and_sent_in_the_parts_in_which_they_came(
+    place: Place,
+) -> None:
+    chance = random.Random(5)
+    sizes = [chance.choice((6, 3000, 70_000, 300_000, 2_000_000)) for _ in range(40)]
+    frames = [chance.randbytes(size) for size in sizes]
+    async with place.pair(far=Relay()) as (near, far):
+        for frame in frames:
+            send(near.transport, frame)
+            if len(frame) == 6:
+                await asyncio.sleep(0)
+        assert await near.arrived(40) == frames
+        assert far.parts >= 10 or place.kind in ("memory", "ws", "wss")
+        assert far.transport.bytes_in == far.transport.bytes_out == near.transport.bytes_in
+
+
+async def test_a_large_frame_that_nobody_takes_in_parts_comes_as_a_batch(place: Place) -> None:
+    class Picky(Recorder):
+        def large_received(self, head: bytes, tail: list[memoryview]) -> bool:
+            return False
+
+    frames = [random.Random(2).randbytes(500_000), b"behind"]
+    async with place.pair(far=Picky()) as (near, far):
+        send(near.transport, *frames)
+        assert await far.arrived(2) == frames
+        assert far.transport.partial_since == 0.0
+
+
+@on_sockets
+async def test_parts_wait_their_turn_and_frames_of_stream_0_go_between_them(place: Place) -> None:
+    near, far = Recorder(), Recorder()
+    async with place.pair(near=near, far=far):
+        stop_reading(near.transport)
+        transport = far.transport
+        large = [bytes([number]) * 3_000_000 for number in range(4)]
+        for number, frame in enumerate(large):
+            whole = memoryview(b"".join(prefix_lengths([frame])))
+            transport.outbound += (bytes(whole[:3]), whole[3:1_000_000], whole[1_000_000:])
+            transport.flush()
+            transport.send_first(b"first%d" % number)
+            await asyncio.sleep(0)
+        assert transport.outbound_size() > 6_000_000
+        go_on_reading(near.transport)
+        frames = await near.arrived(8)
+        assert [frame for frame in frames if len(frame) > 6] == large
+        assert frames.index(b"first3") < frames.index(large[3])
+
+
 async def test_large_frames_cross_in_both_directions_at_once(place: Place) -> None:
     there, back = b"t" * 5_000_000, b"b" * 5_000_000
     async with place.pair() as (near, far):

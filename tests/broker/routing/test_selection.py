@@ -24,7 +24,6 @@ def candidates(*providers: FakeProvider, weights: list[int] | None = None):
             Candidate(
                 provider,
                 ServiceInfo("orders", weight=weight),
-                "total",
                 provider.name,
                 seed_of("shop", provider.name),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.routing import table as table_module
 from broker.routing.candidates import MissKind
 from broker.routing.table import Change, RoutingTable
 from rsocket_mesh.errors import Invalid
@@ -39,18 +40,20 @@ def miss(table, *tags, tenant="t"):
 def test_a_candidate_carries_provider_service_and_method(table):
     orders = service("orders")
     provider = join(table, "a", orders)
-    (candidate,) = table.find("t", to("orders.total"))
+    found = table.find("t", to("orders.total"))
+    (candidate,) = found
     assert candidate.provider is provider
     assert candidate.service is orders
-    assert candidate.method == "total"
+    assert found.method == "total"
     assert candidate.instance == "a"
     assert table.find("t", to("orders.total")).miss is None
 
 
 def test_the_service_is_what_stands_before_the_last_dot(table):
     join(table, "a", service("shop.eu.orders"))
-    (candidate,) = table.find("t", to("shop.eu.orders.total"))
-    assert (candidate.service.name, candidate.method) == ("shop.eu.orders", "total")
+    found = table.find("t", to("shop.eu.orders.total"))
+    (candidate,) = found
+    assert (candidate.service.name, found.method) == ("shop.eu.orders", "total")
 
 
 def test_a_service_with_methods_serves_only_those(table):
@@ -141,8 +144,31 @@ def test_a_route_without_a_dot_matches_only_announced_patterns(table):
 
 def test_the_method_of_a_pattern_is_the_pattern_so_that_names_stay_few(table):
     join(table, "a", service("items", routes=("items.{id}", "items.{id}/parts")))
-    assert [entry.method for entry in table.find("t", to("items.17"))] == ["items.{}"]
-    assert [entry.method for entry in table.find("t", to("items.17/parts"))] == ["items.{}/parts"]
+    assert table.find("t", to("items.17")).method == "items.{}"
+    assert table.find("t", to("items.17/parts")).method == "items.{}/parts"
+
+
+def test_routes_with_the_same_providers_share_one_list_of_them_until_something_changes(table):
+    for name in "abc":
+        join(table, name, service("orders"))
+    total, count = (table.find("t", to(f"orders.{method}")) for method in ("total", "count"))
+    assert total.entries is count.entries
+    assert total.providers is count.providers
+    assert (total.method, count.method) == ("total", "count")
+    assert table.find("t", to("orders.total", "version=1.0")).entries is total.entries
+    join(table, "d", service("orders"))
+    assert len(table.find("t", to("orders.total"))) == 4
+    assert len(total) == 3
+
+
+def test_lists_that_are_kept_to_be_shared_are_bounded(table, monkeypatch):
+    monkeypatch.setattr(table_module, "MOST_REMEMBERED", 5)
+    for name in "abc":
+        join(table, name, service("orders"), service(f"own-{name}"))
+    first = table.find("t", to("orders.total"))
+    for name in "abc":
+        table.find("t", to(f"own-{name}.get"))
+    assert table.find("t", to("orders.total")).entries is not first.entries
 
 
 def test_providers_of_one_pattern_are_candidates_together_whatever_they_call_its_parts(table):

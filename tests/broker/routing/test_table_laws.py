@@ -97,7 +97,7 @@ class TableAgainstAList(RuleBasedStateMachine):
                     wanted = self.expected(tenant, route, selector)
                     address = to(route, *([selector] if selector else []))
                     candidates = self.table.find(tenant, address)
-                    got = [(id(e.provider), e.service, e.method) for e in candidates]
+                    got = [(id(e.provider), e.service, candidates.method) for e in candidates]
                     assert sorted(map(repr, got)) == sorted(map(repr, wanted))
                     assert (candidates.miss is None) == bool(wanted)
                     answers[tenant, route, selector] = sorted(map(repr, got))

@@ -1,8 +1,11 @@
 """The requester against a responder that the test plays frame by frame."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rsocket_mesh.errors import (
     ApplicationError,
@@ -13,7 +16,7 @@ from rsocket_mesh.errors import (
     NoRoute,
     Overloaded,
 )
-from rsocket_mesh.peer.requester import Requester
+from rsocket_mesh.peer.requester import LOOKS_PER_SECOND, Requester
 from rsocket_mesh.protocol import frames
 from rsocket_mesh.protocol.fragments import ReassemblyBudget
 from rsocket_mesh.protocol.frames import (
@@ -706,3 +709,107 @@ async def test_something_that_is_no_source_fails_the_channel(played):
     channel = played.requester.request_channel(Payload(b"q"), not_a_source())
     with pytest.raises(TypeError, match="coroutine"):
         await anext(channel)
+
+
+# -- deadlines ------------------------------------------------------------------------------------
+
+
+class ManualLoop:
+    """What a requester wants of its loop, with a clock that the test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.timers = []
+        self.wakes = 0
+        self.create_future = asyncio.get_running_loop().create_future
+
+    def time(self):
+        return self.now
+
+    def call_at(self, when, callback):
+        timer = SimpleNamespace(when=when, callback=callback, cancel=lambda: None)
+        timer.cancel = lambda: self.timers.remove(timer)
+        self.timers.append(timer)
+        return timer
+
+    def advance(self, now):
+        while due := [timer for timer in self.timers if timer.when <= now]:
+            (timer,) = due  # one for all deadlines
+            self.timers.remove(timer)
+            self.now = timer.when
+            self.wakes += 1
+            timer.callback()
+        self.now = now
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 9), st.floats(0.001, 9), st.booleans()), max_size=30),
+)
+async def test_no_deadline_is_early_and_none_later_than_one_look(calls):
+    played = Played()
+    loop = played.requester.loop = ManualLoop()
+    waiting = {}
+    for at, timeout, answered in sorted(calls):
+        loop.advance(at)
+        call = played.requester.begin_call(b"\0\0\0", timeout)
+        waiting[call] = at + timeout
+        if answered:
+            played.item(call.stream_id, complete=True)
+            assert call.answer.result() == b"x"
+            del waiting[call]
+        for other, due in list(waiting.items()):
+            assert other.answer.done() or due > at - 1 / LOOKS_PER_SECOND - 1e-9
+    for call, due in sorted(waiting.items(), key=lambda pair: pair[1]):
+        if not call.answer.done():
+            loop.advance(due - 1e-9)
+            assert not call.answer.done()
+            loop.advance(due + 1 / LOOKS_PER_SECOND + 1e-9)
+        assert isinstance(call.answer.exception(), DeadlineExceeded)
+    assert played.requester.open_streams == 0
+    loop.advance(100.0)
+    assert loop.timers == []
+    assert loop.wakes <= 2 * len(calls)
+
+
+async def test_thousands_of_answered_calls_wake_the_loop_once(played):
+    loop = played.requester.loop = ManualLoop()
+    for number in range(5000):
+        loop.advance(number / 1000)
+        call = played.requester.begin_call(b"\0\0\0", 10.0)
+        played.item(call.stream_id, complete=True)
+    loop.advance(100.0)
+    assert loop.wakes == 1
+    assert loop.timers == []
+
+
+async def test_a_call_that_cannot_leave_at_once_is_not_begun(played):
+    large = b"\0\0\0" + bytes(played.requester.outbox.small)
+    assert played.requester.begin_call(large, 1.0) is None
+    played.requester.set_writable(False)
+    assert played.requester.begin_call(b"\0\0\0", 1.0) is None
+    played.requester.set_writable(True)
+    await settled()
+    call = played.requester.begin_call(b"\0\0\x01mdata", 1.0)
+    assert frames.decode_request(played.sent[-1])[2:4] == (b"m", b"data")
+    call.cancel()
+    call.cancel()
+    assert played.kinds() == [REQUEST_RESPONSE, CANCEL]
+    played.requester.close(CLOSED)
+    assert played.requester.begin_call(b"\0\0\0", 1.0) is None
+
+
+async def test_an_answer_in_one_frame_behind_an_unfinished_one_is_its_last_piece(played):
+    task = call(played)
+    await played.sends(1)
+    played.answer(frames.encode_payload(1, None, b"one ", follows=True))
+    played.item(1, b"two", complete=True)
+    assert await task == Payload(b"one two")
+    assert played.requester.budget.used == 0
+
+
+async def test_an_answer_to_the_beginning_of_a_request_drops_the_rest_of_it(played):
+    task = call(played, Payload(b"q" * 5_000_000))
+    await played.sends(1)
+    played.item(1, b"enough", complete=True)
+    assert await task == Payload(b"enough")
+    assert not played.requester.outbox.busy

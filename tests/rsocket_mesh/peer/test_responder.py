@@ -182,6 +182,19 @@ async def test_cancel_in_the_same_batch_as_its_request_leaves_nothing_behind(pla
     assert played.kinds().count(ERROR) == 0
 
 
+async def test_a_request_that_is_canceled_before_its_turn_never_reaches_the_handler(played):
+    played.request(REQUEST_RESPONSE, 1, b"wait")  # the task of all is its own from here on
+    for stream_id in (3, 5, 7):
+        played.request(REQUEST_RESPONSE, stream_id, b"%d" % stream_id)
+    played.cancel(3)
+    played.request(REQUEST_RESPONSE, 3, b"anew")
+    played.cancel(5)
+    await settled()
+    assert [payload.data for payload in played.handler.seen] == [b"wait", b"7", b"anew"]
+    assert [peek(frame)[0] for frame in played.sent] == [7, 3]
+    assert played.responder.open_streams == 1
+
+
 async def test_a_handler_that_raises_is_an_application_error(played, caplog):
     played.request(REQUEST_RESPONSE, 1, b"raise")
     await until(lambda: played.sent)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
+from itertools import cycle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsocket_mesh.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from rsocket_mesh.protocol.frames import HEADER, MAX_FRAME_SIZE
-from rsocket_mesh.protocol.framing import Backlog, check_size, cut, prefix, prefix_lengths
+from rsocket_mesh.protocol.framing import (
+    LARGE,
+    PREFIX_SIZE,
+    Backlog,
+    check_size,
+    cut,
+    large_frame,
+    prefix,
+    prefix_lengths,
+)
 
 whole_frames = st.lists(st.binary(min_size=HEADER.size, max_size=40), max_size=6)
 
@@ -149,3 +160,59 @@ def test_a_frame_that_arrives_in_tiny_reads_costs_about_its_own_size():
         tracemalloc.stop()
     assert held < 1.5 * size
     assert len(backlog.feed(piece)) == 3 + size
+
+
+@settings(deadline=None)  # it moves megabytes
+@given(
+    st.integers(LARGE, 4 * LARGE),
+    st.integers(PREFIX_SIZE, 200),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 2 * LARGE)), min_size=1, max_size=20),
+)
+def test_a_large_frame_is_whole_however_its_bytes_come(size, head, reads):
+    wire = prefix(size) + random.Random(size).randbytes(size)
+    frame = large_frame(wire[:head])
+    assert frame is not None
+    position = head
+    for in_place, count in cycle(reads):
+        if frame.is_complete:
+            break
+        assert frame.arrived == position
+        if in_place:
+            room = frame.room(count)
+            room[:] = wire[position : position + len(room)]
+            frame.filled(len(room))
+            position += len(room)
+        else:
+            position += frame.feed(wire[position : position + count])
+    assert frame.join() == b"".join((frame.head, *frame.tail())) == wire
+
+
+def test_a_small_frame_is_no_large_one_and_nor_is_one_that_is_too_long_or_all_there():
+    assert large_frame(prefix(LARGE - 1)) is None
+    assert large_frame(prefix(LARGE)) is not None
+    assert large_frame(prefix(LARGE)[:2]) is None
+    assert large_frame(prefix(LARGE + 1), LARGE) is None
+    assert large_frame(prefix(LARGE) + bytes(LARGE)) is None
+
+
+def test_what_follows_a_large_frame_is_not_taken_for_a_part_of_it():
+    frame = large_frame(prefix(LARGE) + bytes(LARGE - 1))
+    assert frame is not None
+    assert frame.feed(b"xyz") == 1
+    assert frame.is_complete
+    assert frame.feed(b"yz") == 0
+
+
+def test_a_length_alone_makes_nobody_hold_more_than_twice_of_what_came():
+    """C-06: a lie about the length costs as much as was sent, and a little."""
+    frame = large_frame(prefix(MAX_FRAME_SIZE))
+    assert frame is not None
+    tracemalloc.start()
+    try:
+        while frame.arrived < 3_000_000:
+            frame.filled(len(frame.room(10_000)))
+            frame.room()
+            held, _ = tracemalloc.get_traced_memory()
+            assert held < 2 * frame.arrived + 16 * 1024
+    finally:
+        tracemalloc.stop()
