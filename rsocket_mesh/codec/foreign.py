@@ -50,14 +50,18 @@ def to_builtins(value: Any) -> Any:
 
     Raises:
         TypeError: it is of no kind that is known here.
+        ValueError: it is a message without a JSON mapping, such as a date out of range.
     """
     kind = type(value)
     if is_model(kind):
         return value.model_dump(by_alias=True)
     if is_message(kind):
-        from google.protobuf.json_format import MessageToDict  # loaded by who uses messages
+        from google.protobuf.json_format import Error, MessageToDict  # loaded by who uses messages
 
-        return MessageToDict(value)
+        try:
+            return MessageToDict(value)
+        except Error as exc:
+            raise ValueError(str(exc)) from exc
     raise TypeError(f"encoding objects of type {kind.__qualname__} is not supported")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pydantic
 import pytest
-from google.protobuf import timestamp_pb2, wrappers_pb2
+from google.protobuf import struct_pb2, timestamp_pb2, wrappers_pb2
 from google.protobuf.internal import api_implementation
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +98,14 @@ def test_protobuf_carries_messages_and_nothing_else():
     for wanted in (int, list[wrappers_pb2.Int64Value], wrappers_pb2.Int64Value | None):
         with pytest.raises(DecodeError, match="carries one message, made by protoc, not"):
             PROTOBUF.decode(b"", wanted)
+
+
+@pytest.mark.parametrize("codec", STRUCTURED, ids=lambda codec: codec.name)
+def test_a_message_without_a_json_mapping_is_refused(codec: Codec):
+    with pytest.raises(EncodeError, match=r"Timestamp as .*Seconds"):
+        codec.encode(timestamp_pb2.Timestamp(seconds=10**15))
+    with pytest.raises(EncodeError, match=r"(?i)Value as .*nan"):
+        codec.encode(struct_pb2.Value(number_value=float("nan")))
 
 
 @given(data=st.binary(max_size=64))
