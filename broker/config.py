@@ -8,6 +8,7 @@ struct checks itself, so a config that exists is one that the broker may start w
 from __future__ import annotations
 
 import re
+import sys
 from typing import Annotated, Final, Literal
 
 from msgspec import Struct
@@ -27,6 +28,7 @@ __all__ = [
     "ListenerConfig",
     "LogConfig",
     "RoutingConfig",
+    "WorkersConfig",
 ]
 
 INSECURE: Final = (
@@ -118,6 +120,21 @@ class AdminConfig(Struct, frozen=True):
                 text = f'expected a host name without port, or an address; got "{host}"'
                 raise ConfigError(text, "allowed_hosts", index)
         check_exposure(address, self.insecure)
+
+
+class WorkersConfig(Struct, frozen=True):
+    """How many processes share the work of the broker."""
+
+    count: Annotated[
+        int,
+        count(
+            "Processes that connections are shared out to, and that behave as one broker. One"
+            " process uses one core. With more, calls between connections of different processes"
+            " cost a second hop, so take as many as there are cores to spare, and no more.",
+            1,
+            64,
+        ),
+    ] = 1
 
 
 class Limits(ConnectionLimits, frozen=True):
@@ -397,6 +414,7 @@ class Config(Struct, frozen=True):
         tuple[ListenerConfig, ...], about("Where services and callers connect; at least one.")
     ] = (ListenerConfig("tcp://127.0.0.1:7878"), ListenerConfig("ws://127.0.0.1:7879"))
     admin: Annotated[AdminConfig, about("The HTTP side for operators.")] = AdminConfig()
+    workers: Annotated[WorkersConfig, about("The processes of the broker.")] = WorkersConfig()
     limits: Annotated[Limits, about("What peers may make the broker hold.")] = Limits()
     routing: Annotated[RoutingConfig, about("How calls find providers.")] = RoutingConfig()
     lease: Annotated[LeaseConfig, about("What clients that ask for leases are granted.")] = (
@@ -408,11 +426,18 @@ class Config(Struct, frozen=True):
     def __post_init__(self) -> None:
         if not self.listeners:
             raise ConfigError("a broker without a listener serves nobody; name one", "listeners")
+        if self.workers.count > 1 and sys.platform == "win32":
+            text = "this system cannot hand sockets from one process to another; 1 works"
+            raise ConfigError(text, "workers", "count")
         taken: dict[str, str] = {}
         if self.admin.url and (admin := socket_name(admin_address(self.admin.url))):
             taken[admin] = "admin.url"
         for index, listener in enumerate(self.listeners):
-            name = socket_name(listener_address(listener.url))
+            address = listener_address(listener.url)
+            if self.workers.count > 1 and address.scheme == "memory":
+                text = f'"{listener.url}" is reached in one process only; set workers.count to 1'
+                raise ConfigError(text, "listeners", index, "url")
+            name = socket_name(address)
             if name in taken:
                 text = f'"{listener.url}" is already taken by {taken[name]}'
                 raise ConfigError(text, "listeners", index, "url")

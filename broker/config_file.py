@@ -42,6 +42,7 @@ def load(
     *,
     listen: Sequence[str] = (),
     admin: str | None = None,
+    workers: int | None = None,
 ) -> Config:
     """Return the configuration that the sources add up to.
 
@@ -51,6 +52,7 @@ def load(
         listen: URLs that replace the listeners; one that the file names as well keeps the other
             settings it has there.
         admin: replaces the URL of the admin side; empty switches it off.
+        workers: replaces the number of processes.
     Raises:
         ConfigError: a source cannot be read or used.
     """
@@ -64,6 +66,8 @@ def load(
         sources.set_listeners(listen)
     if admin is not None:
         sources.put(("admin", "url"), admin, "--admin")
+    if workers is not None:
+        sources.put(("workers", "count"), workers, "--workers")
     built = _build(Config, sources.tree, (), sources)
     assert isinstance(built, Config)
     return built

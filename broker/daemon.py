@@ -21,6 +21,7 @@ from broker.forwarding.link import Link
 from broker.kernel import KERNEL
 from broker.memory import default_budget, resident, trimmer
 from broker.observe.counters import Counters
+from broker.routing.table import Offer
 from rsocket_mesh.errors import ErrorCode
 from rsocket_mesh.peer import RequestHandler
 from rsocket_mesh.transport import Listener, listen, server_tls
@@ -64,11 +65,7 @@ class Broker:
         Raises:
             OSError: an address cannot be used; those opened before are closed again.
         """
-        loop = asyncio.get_running_loop()
-        self._started_at = loop.time()
-        hub = self._hub = Hub(self.config, self.counters, self._builtin, loop)
-        budget = self.config.limits.memory_bytes or default_budget()
-        self.guard = MemoryGuard(hub, budget, resident, trimmer())
+        self.prepare()
         try:
             for listener in self.config.listeners:
                 self.listeners.append(await self._listen(listener))
@@ -76,6 +73,18 @@ class Broker:
             await self.stop()
             raise
         self.state = "ready"
+
+    def prepare(self) -> Hub:
+        """Make all that serves connections, before there are any."""
+        loop = asyncio.get_running_loop()
+        self._started_at = loop.time()
+        hub = self._hub = self._make_hub(loop)
+        budget = self.config.limits.memory_bytes or default_budget()
+        self.guard = MemoryGuard(hub, budget, resident, trimmer())
+        return hub
+
+    def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
+        return Hub(self.config, self.counters, self._builtin, loop)
 
     async def _listen(self, listener: ListenerConfig) -> Listener:
         limits = self.config.limits
@@ -94,7 +103,7 @@ class Broker:
     def _builtin(self, hub: Hub, link: Link) -> RequestHandler:
         return BuiltinServices(hub, link, self._info)
 
-    def _info(self) -> dict[str, Any]:
+    async def _info(self) -> dict[str, Any]:
         hub = self.hub
         return {
             "broker": "rsocket-broker",
@@ -104,7 +113,7 @@ class Broker:
             "uptime_s": round(hub.now - self._started_at, 3),
             "connections": len(hub.links),
             "services": len(hub.table.services(DEFAULT_TENANT)),
-            "streams_open": hub.streams_open(),
+            "streams_open": hub.calls_open(),
         }
 
     async def drain(self) -> None:
@@ -156,6 +165,10 @@ class Broker:
                 break
             await asyncio.sleep(DRAIN_POLL)
 
+    async def refresh(self) -> bool:
+        """Nothing to do: what `snapshot` and `counters` tell is always of now."""
+        return True
+
     def snapshot(self) -> Snapshot:
         """Return the state now; costs time in proportion to connections and services."""
         if self._hub is None:  # the admin side may ask before `start`
@@ -166,13 +179,16 @@ class Broker:
             self.state,
             self._version,
             now - self._started_at,
-            tuple(_connection_view(link, now) for link in hub.links.values()),
             tuple(
-                _service_view(hub, tenant, name)
+                _connection_view(link, now) for link in hub.links.values() if not link.is_sibling
+            ),
+            tuple(
+                _service_view(tenant, name, offers)
                 for tenant in hub.table.tenants()
                 for name in hub.table.services(tenant)
+                if (offers := _own_offers(hub, tenant, name))
             ),
-            hub.streams_open(),
+            hub.calls_open(),
             memory_budget=self.guard.budget if self.guard is not None else 0,
             memory_step=self.guard.step if self.guard is not None else 0,
             resume_overflows=hub.sessions.pool.overflowed,
@@ -199,8 +215,12 @@ def _connection_view(link: Link, now: float) -> ConnectionView:
     )
 
 
-def _service_view(hub: Hub, tenant: str, name: str) -> ServiceView:
-    offers = hub.table.describe(tenant, name)
+def _own_offers(hub: Hub, tenant: str, name: str) -> list[Offer[Link]]:
+    """Return those of who serves *name* that are connected to this process."""
+    return [o for o in hub.table.describe(tenant, name) if not o.provider.is_remote]
+
+
+def _service_view(tenant: str, name: str, offers: list[Offer[Link]]) -> ServiceView:
     return ServiceView(
         tenant,
         name,

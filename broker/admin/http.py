@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 
 from broker.admin import page
-from broker.admin.snapshot import BrokerView, ConnectionView, ServiceView
+from broker.admin.snapshot import BrokerView, ConnectionView, ServiceView, WorkerView
 from broker.config import AdminConfig
 from broker.observe import prometheus
 from broker.observe.logs import OncePer
@@ -72,6 +72,7 @@ class AdminServer:
             "/api/v1/status": self._status,
             "/api/v1/connections": self._connections,
             "/api/v1/services": self._services,
+            "/api/v1/workers": self._workers,
         }
 
     async def start(self) -> None:
@@ -154,17 +155,22 @@ class AdminServer:
         return _json({"error": text}, status=421)
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        if await self._view.refresh():
+            return _json({"status": "ok"})
+        return _json({"status": "a worker does not answer; see /api/v1/workers"}, status=503)
 
     async def _readyz(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         state = self._view.snapshot().state
         return _json({"state": state}, status=200 if state == "ready" else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         body = prometheus.render(self._registry)
         return web.Response(body=body, headers={"Content-Type": prometheus.CONTENT_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         snapshot, counters = self._view.snapshot(), self._view.counters
         status = {
             "state": snapshot.state,
@@ -184,12 +190,19 @@ class AdminServer:
         return _json(status)
 
     async def _connections(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         return _rows(request, "connections", self._view.snapshot().connections)
 
     async def _services(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         return _rows(request, "services", self._view.snapshot().services)
 
+    async def _workers(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
+        return _rows(request, "workers", self._view.snapshot().workers)
+
     async def _page(self, request: web.Request) -> web.Response:
+        await self._view.refresh()
         response = web.Response(text=page.render(self._view.snapshot()), content_type="text/html")
         response.headers["Content-Security-Policy"] = page.CONTENT_SECURITY_POLICY
         return response
@@ -201,7 +214,7 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 def _rows(
-    request: web.Request, name: str, rows: Sequence[ConnectionView | ServiceView]
+    request: web.Request, name: str, rows: Sequence[ConnectionView | ServiceView | WorkerView]
 ) -> web.Response:
     """Answer with the part of *rows* that was asked for, and how many there are in all."""
     offset = _number(request, "offset", 0)

@@ -71,6 +71,9 @@ def render(snapshot: Snapshot) -> str:
         "services": str(len(snapshot.services)),
         "streams open": str(snapshot.streams_open),
     }
+    if snapshot.workers:
+        ready = sum(worker.state == "ready" for worker in snapshot.workers)
+        facts["workers ready"] = f"{ready} of {len(snapshot.workers)}"
     fact_list = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
@@ -90,7 +93,8 @@ def render(snapshot: Snapshot) -> str:
 {_connections(snapshot.connections)}
 <p class="none">More: <a href="/api/v1/status">/api/v1/status</a>,
 <a href="/api/v1/services">/api/v1/services</a>,
-<a href="/api/v1/connections">/api/v1/connections</a>, <a href="/metrics">/metrics</a></p>
+<a href="/api/v1/connections">/api/v1/connections</a>,
+<a href="/api/v1/workers">/api/v1/workers</a>, <a href="/metrics">/metrics</a></p>
 </main><script>{_SCRIPT}</script></body></html>
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -71,7 +71,7 @@ class Question(NamedTuple):
 class BuiltinServices:
     """The handler for one session; implements `rsocket_mesh.peer.RequestHandler`."""
 
-    def __init__(self, hub: Hub, link: Link, info: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, hub: Hub, link: Link, info: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._hub = hub
         self._link = link
         self._info = info
@@ -81,15 +81,16 @@ class BuiltinServices:
         question = self._question(payload)
         match question.route:
             case "mesh.broker.info":
-                value: Any = self._info()
+                value: Any = await self._info()
             case "mesh.health.check":
                 value = self._health(question)
             case "mesh.registry.list":
                 value = service_list(self._hub, self._link.tenant)
             case "mesh.registry.describe":
-                value = self._describe(question)
+                value = await self._describe(question)
             case "mesh.registry.announce":
                 value = self._announce(question)
+                await self._hub.settled(self._link)
             case _:
                 _refuse(question.route, "request-response")
         return question.answer(value)
@@ -168,8 +169,9 @@ class BuiltinServices:
             return {"status": "unknown", "service": name}
         return {"status": "serving"}
 
-    def _describe(self, question: Question) -> dict[str, Any]:
+    async def _describe(self, question: Question) -> dict[str, Any]:
         name = question.argument(str)
+        await self._hub.look_closer(self._link.tenant, name)
         found = service_description(self._hub, self._link.tenant, name)
         if found is None:
             raise NoRoute(f"nobody serves {name!r}")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
     from broker.forwarding.link import Link
 
+CONNECTIONS: Final = "connections"  # config keys
+PER_ADDRESS: Final = "connections_per_address"
 TOO_MANY: Final = "too-many-connections"
 CROWDED_OUT: Final = "crowded-out"
 # Seconds that a peer which was never let in may take to read why and to close. Thousands of them in
@@ -31,11 +33,16 @@ SWEEPS: Final = 4  # looks at unfinished frames per frame_timeout: it is enforce
 
 
 class Admission:
-    """The places of one hub."""
+    """The places of one hub.
+
+    Attributes:
+        elsewhere: connections and sessions that take a place and are not this hub's.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._limits = hub.config.limits
+        self.elsewhere = 0
         self._sockets: dict[str, int] = {}  # connections by address
         self._sessions: dict[str, int] = {}  # those that sent SETUP, and those that wait
         self._silent: dict[Link, None] = {}  # those without SETUP, oldest first
@@ -67,8 +74,7 @@ class Admission:
             self._turn_away(oldest, "connections_without_setup", text, CROWDED_OUT)
 
     def _crowded(self, link: Link, address: str | None, most: int) -> None:
-        text = f"OVERLOADED: {address} has {most} connections already; close some"
-        self._turn_away(link, "connections_per_address", text, TOO_MANY)
+        self._turn_away(link, PER_ADDRESS, _too_many_of(address, most), TOO_MANY)
 
     def _turn_away(self, link: Link, limit: str, text: str, reason: str) -> None:
         self._hub.counters.limits[limit] += 1
@@ -80,14 +86,19 @@ class Admission:
         del self._silent[link]
         here = _count(self._sessions, link.place)
         most = self._limits.connections
-        if len(self._hub.links) - len(self._silent) > most:
-            self._turn_away(link, "connections", _too_many(most), TOO_MANY)
+        if len(self._hub.links) - len(self._silent) + self.elsewhere > most:
+            self._turn_away(link, CONNECTIONS, _too_many(most), TOO_MANY)
             return False
         most = self._limits.connections_per_address
         if here > most:
             self._crowded(link, link.place, most)
             return False
         return True
+
+    @property
+    def detached(self) -> int:
+        """Sessions that wait for a socket."""
+        return len(self._detached)
 
     def lost(self, session: Link) -> None:
         """The socket of *session* is gone, and it waits for another one."""
@@ -131,19 +142,24 @@ class Admission:
 class TurnedAway:
     """The receiver of a connection that there is no place for: costs nothing but its answer."""
 
-    __slots__ = ("_hub",)
+    __slots__ = ("_hub", "_limit")
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, limit: str = CONNECTIONS) -> None:
         self._hub = hub
+        self._limit = limit
 
     def connected(self, transport: Transport) -> None:
         """Say why, and close."""
-        text = _too_many(self._hub.config.limits.connections)
+        limits = self._hub.config.limits
+        if self._limit == CONNECTIONS:
+            text = _too_many(limits.connections)
+        else:
+            text = _too_many_of(transport.peer_address, limits.connections_per_address)
         frame = encode_error(0, ErrorCode.REJECTED_SETUP, text)
         transport.outbound += (prefix(len(frame)), frame)
         transport.linger = REFUSED_LINGER
         transport.close()
-        self._hub.turned_away(transport, text)
+        self._hub.turned_away(transport, self._limit, text)
 
     def batch_received(self, data: bytes) -> int:
         """Drop what comes."""
@@ -162,6 +178,11 @@ class TurnedAway:
 def _too_many(most: int) -> str:
     """Return what is said where *most* are connected already."""
     return f"OVERLOADED: this broker has {most} connections already; try another"
+
+
+def _too_many_of(address: str | None, most: int) -> str:
+    """Return what is said to *address*, which has *most* connections already."""
+    return f"OVERLOADED: {address} has {most} connections already; close some"
 
 
 def _count(counts: dict[str, int], address: str | None) -> int:

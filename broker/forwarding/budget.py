@@ -67,6 +67,10 @@ class Budget:
         """Return the account of *service*; None if it announced no limits."""
         return self._capacities.get((service.name, service.version))
 
+    def capacity_of(self, service: str, version: str) -> Capacity | None:
+        """As `capacity`, for a name and version."""
+        return self._capacities.get((service, version))
+
     def limits(self, service: ServiceInfo) -> bool:
         """Whether calls to *service* have to ask here."""
         return self.leased is not None or self.capacity(service) is not None
@@ -152,12 +156,18 @@ def choose_with_room(
     candidates = route.candidates
     chosen: Candidate[Link] | None
     if shard is None:
-        chosen = choose_free(candidates, draw, lambda entry: _is_free(entry, now))
-        if chosen is not None:
+        chosen = route.pick(draw)
+        if chosen is not None and _is_free(chosen, now):
             return chosen, None
+        for some in (route.nearest, candidates):
+            if some is None:
+                continue
+            chosen = choose_free(some, draw, lambda entry: _is_free(entry, now))
+            if chosen is not None:
+                return chosen, None
         full = [entry for entry in candidates if entry.provider.accepting]
     else:
-        chosen = choose_shard(candidates, shard)
+        chosen = choose_shard(route.instances, shard)
         if chosen is not None and _is_free(chosen, now):
             return chosen, None
         full = [] if chosen is None else [chosen]

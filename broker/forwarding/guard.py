@@ -141,7 +141,8 @@ class MemoryGuard:
         pool = self._hub.sessions.pool
         if pool.used >= WORTH_CLOSING:
             pool.relieve()
-        fullest = max(self._hub.links.values(), key=_waiting, default=None)
+        peers = (link for link in self._hub.links.values() if not link.is_sibling)
+        fullest = max(peers, key=_waiting, default=None)
         if fullest is not None and (waiting := _waiting(fullest)) >= WORTH_CLOSING:
             fullest.cut_off(
                 "memory", f"the broker is short of memory, and {waiting} bytes wait for this peer"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from random import getrandbits
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -86,6 +87,7 @@ class Hub(HubCore):
         desk: what the leases of clients share.
     """
 
+    connection_type: ClassVar[type[Connection]] = Connection
     counters: Counters
 
     def __init__(
@@ -94,7 +96,9 @@ class Hub(HubCore):
         counters: Counters,
         builtin: Callable[[Hub, Link], RequestHandler],
         loop: asyncio.AbstractEventLoop,
+        link_ids: Iterator[int] | None = None,
     ) -> None:
+        """*link_ids* are the numbers of sessions, from 1 on if nobody shares them."""
         super().__init__()
         self.config = config
         self.call_class = Call
@@ -122,7 +126,7 @@ class Hub(HubCore):
         self._timer: asyncio.TimerHandle | None = None
         self._routes: dict[str, Routes] = {}
         self._shapes: dict[Shape, Shape] = {}
-        self._link_ids = 0
+        self._link_ids = link_ids or count(1)
         self._log_limit = OncePer(LOG_PERIOD, LOG_KEYS)
         self.now = self._time()
         self.wheel = Wheel(self._arm, self.now)
@@ -182,23 +186,23 @@ class Hub(HubCore):
         """Return the receiver for a connection that has just been accepted."""
         return TurnedAway(self) if self.admission.is_full() else self.new_link(default_service)
 
-    def turned_away(self, transport: Transport, text: str) -> None:
-        """Count and log a connection that there was no place for."""
-        self.counters.limits["connections"] += 1
+    def turned_away(self, transport: Transport, limit: str, text: str) -> None:
+        """Count and log a connection that there was no place for, because of *limit*."""
+        self.counters.limits[limit] += 1
         self.counters.closes[TOO_MANY] += 1
         self._log_end(TOO_MANY, f"({transport.name})", TOO_MANY, text)
 
     def new_link(self, default_service: str) -> Link:
         """Return a session for a connection that has just been accepted."""
         self.tick()
-        self._link_ids += 1
-        link = self.links[self._link_ids] = Link(self, self._link_ids, default_service)
+        link = Link(self, next(self._link_ids), default_service)
+        self.links[link.id] = link
         return link
 
     def new_connection(self) -> Connection:
         """Return the stream-0 state of a new connection, with the configured limits."""
         limits = self.config.limits
-        return Connection(
+        return self.connection_type(
             Role.SERVER,
             now=self.now,
             setup_timeout=limits.setup_timeout,
@@ -354,6 +358,13 @@ class Hub(HubCore):
             self._log_end(key, link.name, reason, text)
         return True
 
+    async def settled(self, link: Link) -> None:
+        """Return when all that routes calls knows what *link* announces: here, that is at once."""
+
+    async def look_closer(self, tenant: str, service: str) -> None:
+        """Bring what the table's providers of *service* tell of their load up to date: here, it
+        always is."""
+
     def log_pause(self, text: str) -> None:
         """Say that new connections have to wait."""
         if self._log_limit.admit("pause", self._time()) is not None:
@@ -372,6 +383,10 @@ class Hub(HubCore):
         if routes is None:
             routes = self._routes[tenant] = Routes(tenant, self.table, self.counters, self.config)
         return routes
+
+    def routes_here(self, tenant: str) -> Routes:
+        """Return the routes to providers of *tenant* that are connected to this hub."""
+        return self._routes_of(tenant)
 
     def _changed(self, change: Change) -> None:
         if not change:
@@ -416,6 +431,10 @@ class Hub(HubCore):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def calls_open(self) -> int:
+        """Return how many calls of this broker's own callers are relayed just now."""
+        return self.streams_open()
 
     def streams_open(self) -> int:
         """Return how many calls are relayed just now."""

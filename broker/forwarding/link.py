@@ -7,7 +7,7 @@ session, not its socket: routing, calls and identity hang on it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -26,7 +26,7 @@ from broker.forwarding.splice import Shape
 from broker.forwarding.strays import take_stray
 from broker.forwarding.turns import think
 from broker.kernel import LinkCore, relay
-from broker.routing.selection import DRAW_BITS, choose, choose_equal
+from broker.routing.selection import DRAW_BITS, choose_equal
 from rsocket_mesh.errors import ErrorCode, NoRoute, PeerLost
 from rsocket_mesh.peer import Responder, ResumableTransport
 from rsocket_mesh.protocol.announce import Announcement
@@ -70,7 +70,12 @@ class Link(LinkCore):
         starved: calls with items for it that are to be granted more when it has read.
         place: the address that its connection counts for, kept while there is none.
         unfinished: bytes it has sent of messages that are under way in fragments.
+        is_sibling: it is no peer but another worker of this broker (`broker.workers`).
+        is_remote: it stands in the table for a session of another worker, and is none itself.
     """
+
+    is_sibling: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
 
     __slots__ = (
         "_is_plain",
@@ -221,7 +226,7 @@ class Link(LinkCore):
         draw = self.hub.draw(DRAW_BITS)
         if route.equals:
             return choose_equal(route.equals, draw)
-        chosen = choose(route.candidates, draw)
+        chosen = route.pick(draw)
         return None if chosen is None else chosen.provider
 
     def open_items(

@@ -23,7 +23,7 @@ def admit(link: Link) -> StreamError | None:
     """Count one request that *link* begins; return why it may not, or None."""
     if link.hub.refusal is not None:
         return link.hub.refusal()
-    if link.congested:
+    if link.congested and not link.is_sibling:
         link.limit_hit("outbound_bytes")
         return Overloaded(
             f"{link.transport.outbound_size()} bytes wait to be read on this connection; "

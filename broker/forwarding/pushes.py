@@ -11,8 +11,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from broker.forwarding.limiter import OverLimit
+from broker.forwarding.passing import Asker, passed_on, unpacked
 from broker.forwarding.splice import Wanted, read, splice_push
-from broker.routing.selection import choose
 from rsocket_mesh.errors import Invalid, LocalProtocolError, StreamError
 from rsocket_mesh.protocol.frames import encode_metadata_push
 from rsocket_mesh.protocol.metadata import ANNOUNCE
@@ -27,27 +27,36 @@ def pushed(link: Link, metadata: bytes) -> None:
     """Take a METADATA_PUSH of *link*."""
     hub = link.hub
     try:
-        hub.limiter.check_push(link, len(metadata))
-        wanted = read(metadata, link.sends.metadata_mime, hub.config.limits.metadata_entries)
+        asker: Asker = link
+        if link.is_sibling:
+            asker, inner = unpacked(link, link, metadata)
+            metadata = inner or b""
+        else:
+            hub.limiter.check_push(link, len(metadata))
+        wanted = read(metadata, asker.sends.metadata_mime, hub.config.limits.metadata_entries)
         announced = next((e.content for e in wanted.entries if e.mime == ANNOUNCE), None)
         if announced is not None:
             hub.limiter.check_change(link, len(announced))
             hub.announce(link, hub.decoded(announced))
         else:
-            _pass(link, wanted, metadata)
+            _pass(link, asker, wanted, metadata)
     except StreamError as exc:
         _drop(link, exc)
 
 
-def _pass(link: Link, wanted: Wanted, metadata: bytes) -> None:
+def _pass(link: Link, asker: Asker, wanted: Wanted, metadata: bytes) -> None:
     counters = link.hub.counters
-    chosen = choose(link.route_of(wanted.routing).candidates, counters.frames_in)
+    chosen = asker.route_of(wanted.routing).pick(counters.frames_in)
     if chosen is None:
         counters.dropped["push_no_route"] += 1
         return
     provider = chosen.provider
     try:
-        passed = splice_push(metadata, wanted, link.sends, provider.takes)
+        if provider.is_sibling:
+            passed = passed_on(metadata, wanted, link, None)
+            assert passed is not None
+        else:
+            passed = splice_push(metadata, wanted, asker.sends, provider.takes)
     except LocalProtocolError as exc:
         raise Invalid(f"the metadata cannot be passed on: {exc}") from None
     provider.send(encode_metadata_push(passed))

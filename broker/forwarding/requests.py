@@ -13,12 +13,13 @@ from broker.forwarding.budget import WaitKey, choose_with_room
 from broker.forwarding.credit import first_grant
 from broker.forwarding.joining import join, with_initial_n
 from broker.forwarding.limiter import OverLimit
+from broker.forwarding.passing import Asker, passed_on, unpacked
 from broker.forwarding.pressure import admit, count_reset, too_much_unfinished
 from broker.forwarding.routes import NOBODY, Route
 from broker.forwarding.splice import Wanted, cut_request, read, splice
 from broker.kernel import law, relay
 from broker.routing.candidates import Candidate
-from broker.routing.selection import DRAW_BITS, choose, choose_shard
+from broker.routing.selection import DRAW_BITS, choose_shard
 from rsocket_mesh.errors import (
     DeadlineExceeded,
     Draining,
@@ -114,6 +115,7 @@ class Arriving:
     """
 
     __slots__ = (
+        "_asker",
         "_bucket",
         "_capacity",
         "_data",
@@ -136,6 +138,7 @@ class Arriving:
 
     def __init__(self, link: Link, request: Request, frame: bytes) -> None:
         self._link = link
+        self._asker: Asker = link  # who asks, if a sibling passes the request on
         self._request = request
         self._head = [frame]  # the request, up to the fragment that completes its metadata
         self._later: list[bytes] = []  # what came behind
@@ -252,8 +255,10 @@ class Arriving:
         link = self._link
         metadata = b"".join(self._metadata) if self._metadata else None
         try:
+            if link.is_sibling:
+                self._asker, metadata = unpacked(link, self._asker, metadata)
             wanted = self._wanted = self._read(metadata)
-            route = self._route = link.route_of(wanted.routing)
+            route = self._route = self._asker.route_of(wanted.routing)
         except StreamError as exc:
             self._refuse(exc)
             return
@@ -289,7 +294,7 @@ class Arriving:
         if self._waiting_until is None or self._bucket is None:  # not waiting, or no longer held
             return
         try:
-            is_served = bool(self._link.route_of(self._wanted.routing).candidates)
+            is_served = bool(self._asker.route_of(self._wanted.routing).candidates)
         except StreamError:  # its session has given up its default service
             is_served = True  # and `route` refuses it
         if is_served:
@@ -311,23 +316,23 @@ class Arriving:
         limits = link.hub.config.limits
         if metadata is not None:
             link.hub.limiter.check_metadata(len(metadata))
-        wanted = read(metadata, link.sends.metadata_mime, limits.metadata_entries)
+        wanted = read(metadata, self._asker.sends.metadata_mime, limits.metadata_entries)
         if wanted.deadline is not None and self._deadline is None:
             self._deadline = link.hub.now + decode_deadline(wanted.deadline) / 1000
         return wanted
 
     def _send_to_one(self, route: Route, metadata: bytes | None) -> None:
         if self._wanted.shard is not None:
-            chosen = choose_shard(route.candidates, self._wanted.shard)
+            chosen = choose_shard(route.instances, self._wanted.shard)
         else:
-            chosen = choose(route.candidates, self._link.hub.draw(DRAW_BITS))
+            chosen = route.pick(self._link.hub.draw(DRAW_BITS))
         self._send_to(route, chosen, metadata)
 
     def _send_with_room(self, route: Route, metadata: bytes | None) -> None:
         """Send the request to a provider whose budget has room; else wait for it, or refuse."""
         link, wanted = self._link, self._wanted
         hub = link.hub
-        key = (link.tenant, wanted.routing or route.counters.service, wanted.shard)
+        key = (self._asker.tenant, wanted.routing or route.counters.service, wanted.shard)
         chosen, full = choose_with_room(route, wanted.shard, hub.now, hub.draw(DRAW_BITS))
         if full is None and self._waiting_until is None and key in hub.queue:
             full = Overloaded("others wait for its providers already")  # it is not its turn
@@ -340,7 +345,7 @@ class Arriving:
     def go_on(self) -> bool:
         """Go on if a provider has room now; return whether the request waits no longer."""
         try:
-            route = self._link.route_of(self._wanted.routing)
+            route = self._asker.route_of(self._wanted.routing)
             hub = self._link.hub
             draw = hub.draw(DRAW_BITS)
             full = choose_with_room(route, self._wanted.shard, hub.now, draw)[1]
@@ -394,19 +399,17 @@ class Arriving:
         self, route: Route, chosen: Candidate[Link], provider_id: int, metadata: bytes | None
     ) -> None:
         link, request, provider = self._link, self._request, chosen.provider
+        asker, remaining = self._asker, self._remaining()
         granted = None
         if request.initial_n is not None:
             granted = first_grant(request.initial_n, link.item_room(), route.item_bytes)
         try:
-            changed = splice(
-                metadata,
-                self._wanted,
-                link.sends,
-                provider.takes,
-                link.caller_entry,
-                self._remaining() if self._waiting_until is not None else None,
-            )
-            if changed is metadata:
+            if provider.is_sibling:
+                changed = passed_on(metadata, self._wanted, link, remaining)
+            else:
+                takes, caller = provider.takes, asker.caller_entry
+                changed = splice(metadata, self._wanted, asker.sends, takes, caller, remaining)
+            if changed is metadata and asker is link:  # else an entry in front was taken off
                 frames = [with_initial_n(restamp(self._head[0], provider_id), granted)]
                 follows, rest = request.follows, self._head[1:] + self._later
             else:
@@ -440,6 +443,7 @@ class Arriving:
             link.hub.counters.frames_in -= len(rest)  # counted when they came
 
     def _remaining(self) -> int | None:
-        if self._deadline is None:
+        """Return what is left of the deadline, in ms, if it has to be said anew."""
+        if self._deadline is None or self._waiting_until is None:
             return None
         return max(0, round((self._deadline - self._link.hub.now) * 1000))

@@ -48,6 +48,15 @@ class Sessions:
         self._keys: dict[Link, bytes] = {}
         self._ended: OrderedDict[bytes, str] = OrderedDict()
 
+    def knows(self, token: bytes) -> bool:
+        """Return whether a session with *token* is here, or was lately."""
+        key = digest_of(token)
+        return key in self._links or key in self._ended
+
+    def key_of(self, link: Link) -> bytes | None:
+        """Return the digest of the token of *link*, or None if it cannot be resumed."""
+        return self._keys.get(link)
+
     def check(
         self, token: bytes, link: Link, tenant: str, announcement: Announcement | None
     ) -> None:
@@ -59,7 +68,7 @@ class Sessions:
             raise Invalid(
                 f"resume token of {len(token)} bytes; use {MIN_TOKEN} random ones or more"
             )
-        holder = self._links.get(_key(token))
+        holder = self._links.get(digest_of(token))
         if holder is None:
             return
         app = announcement.app if announcement is not None else ""
@@ -75,7 +84,7 @@ class Sessions:
     def begin(self, link: Link, token: bytes) -> None:
         """Make *link* resumable by *token*, which was checked: whichever socket carries it from now
         on, it runs on its session."""
-        key = _key(token)
+        key = digest_of(token)
         self._links[key] = link
         self._keys[link] = key
         self._ended.pop(key, None)
@@ -146,7 +155,7 @@ class Sessions:
             link.leasing.restart()
 
     def _find(self, link: Link, tenant: str, asked: Resume) -> Link:
-        key = _key(asked.token)
+        key = digest_of(asked.token)
         held = self._links.get(key)
         if held is None:
             reason = self._ended.get(key)
@@ -169,5 +178,6 @@ def _level(link: Link) -> int:
     return logging.INFO if serves else logging.DEBUG
 
 
-def _key(token: bytes) -> bytes:
+def digest_of(token: bytes) -> bytes:
+    """Return what stands for *token* wherever a session is looked for."""
     return sha256(token).digest()

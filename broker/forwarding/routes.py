@@ -14,6 +14,7 @@ from broker.kernel import RouteCore
 from broker.observe.counters import CallCounters, Counters
 from broker.routing.address import parse_address
 from broker.routing.candidates import Candidate, Candidates, Miss, MissKind
+from broker.routing.selection import choose
 from broker.routing.table import RoutingTable
 from rsocket_mesh.protocol.announce import RESERVED_PREFIX
 from rsocket_mesh.protocol.metadata import TooMany, decode_routing
@@ -34,6 +35,9 @@ class Route(RouteCore):
 
     Attributes:
         candidates: who may take them; empty with the reason in `candidates.miss`.
+        instances: all instances that may take them, for shard keys; `candidates` unless other
+            workers have some, which stand there together.
+        nearest: those of `candidates` that are asked first for room; None for all.
         is_builtin: the broker answers itself.
         item_bytes, item_bytes_up: how large items were lately, towards the caller and towards the
             provider; 0 before the first.
@@ -41,9 +45,11 @@ class Route(RouteCore):
 
     __slots__ = (
         "candidates",
+        "instances",
         "is_builtin",
         "item_bytes",
         "item_bytes_up",
+        "nearest",
     )
 
     only: Link | None
@@ -64,9 +70,18 @@ class Route(RouteCore):
             is_budgeted,
             counters,
         )
-        self.candidates = candidates
+        self.candidates = self.instances = candidates
+        self.nearest: Candidates[Link] | None = None
         self.is_builtin = is_builtin
         self.item_bytes = self.item_bytes_up = 0
+
+    def pick(self, draw: int) -> Candidate[Link] | None:
+        """Return who takes a call, or None if none of the candidates does just now.
+
+        Args:
+            draw: random bits, as `choose` wants them.
+        """
+        return choose(self.candidates, draw)
 
 
 class Routes(dict[bytes, Route]):
@@ -144,15 +159,15 @@ class Routes(dict[bytes, Route]):
             for offer in self._table.describe(self.tenant, service)
         )
         text = f"nobody serves {service!r}, the default for calls without routing"
-        route = self._route(
-            Candidates(entries, None if entries else Miss(MissKind.NO_SERVICE, text))
-        )
+        miss = None if entries else Miss(MissKind.NO_SERVICE, text)
+        route = self._route(Candidates(entries, miss))
         if len(self._defaults) >= self._limit:
             self._defaults.clear()
         self._defaults[service] = route
         return route
 
     def _route(self, candidates: Candidates[Link]) -> Route:
+        """Return the route to *candidates*. A broker of several workers chooses among them."""
         service = candidates.entries[0].service.name if candidates else NOBODY
         is_budgeted = self._lists.get(id(candidates.entries))
         if is_budgeted is None:

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TextIO
 
 from broker.config import LogConfig
@@ -22,13 +23,15 @@ _ORDINARY: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _CHATTY: Final = ("aiohttp", "asyncio")  # say at INFO and DEBUG what no operator asked for
 
 
-def configure(config: LogConfig, stream: TextIO | None = None) -> None:
+def configure(config: LogConfig, stream: TextIO | None = None, worker: int | None = None) -> None:
     """Send all logging of this process to *stream*, stderr by default, and nowhere else.
 
-    Replaces what an earlier call set up.
+    Replaces what an earlier call set up. Lines of a *worker* say which one it is.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_Lines(as_json if config.format == "json" else as_text))
+    if worker is not None:
+        handler.addFilter(partial(_name_worker, worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
@@ -97,6 +100,11 @@ class OncePer:
         self._seen[key] = now
         left_out, self._left_out = self._left_out, 0
         return left_out
+
+
+def _name_worker(worker: int, record: logging.LogRecord) -> bool:
+    record.worker = worker
+    return True
 
 
 class _Lines(logging.Formatter):

@@ -67,6 +67,8 @@ class BrokerCollector(Collector):
         yield from self._calls()
         yield from self._credit()
         yield from self._leases()
+        if snapshot.workers:
+            yield from self._workers(snapshot)
 
     def _connections(self, snapshot: Snapshot) -> Iterator[Metric]:
         counters = self._view.counters
@@ -210,6 +212,29 @@ class BrokerCollector(Collector):
             counters.leased_requests,
             "result",
         )
+
+    def _workers(self, snapshot: Snapshot) -> Iterator[Metric]:
+        """What is worth knowing of each process; all else is told for the broker as a whole."""
+        by_worker = {str(one.worker): one for one in snapshot.workers}
+        for name, text, attribute in _WORKER_GAUGES:
+            values = {worker: getattr(one, attribute) for worker, one in by_worker.items()}
+            yield _gauge(f"worker_{name}", text, values, "worker")
+        for name, text, attribute in _WORKER_COUNTERS:
+            values = {worker: getattr(one, attribute) for worker, one in by_worker.items()}
+            yield _counter(f"worker_{name}", text, values, "worker")
+
+
+_WORKER_GAUGES: Final = (
+    ("connections", "Connections that the worker has.", "connections"),
+    ("streams", "Streams open now, of callers that the worker has.", "streams_open"),
+    ("resident_bytes", "Memory of the process.", "resident"),
+)
+_WORKER_COUNTERS: Final = (
+    ("restarts", "Times the worker died and was started again.", "restarts"),
+    ("calls_passed_on", "Calls that came to it from other workers.", "passed_on"),
+    ("link_bytes", "Bytes sent to other workers.", "link_bytes"),
+    ("cpu_seconds", "CPU time of the process.", "cpu_seconds"),
+)
 
 
 def registry_for(view: BrokerView) -> CollectorRegistry:

@@ -84,13 +84,18 @@ class Acceptor:
                 self._pause()
                 return
             accepted.setblocking(False)
-            task = self._loop.create_task(self._connect(accepted))
-            self._coming.add(task)
-            task.add_done_callback(self._coming.discard)
             # The system gives out the lowest number that is free: all below are in use.
-            if accepted.fileno() >= self._most():
+            is_last = accepted.fileno() >= most_descriptors(self._spare)
+            self._take(accepted)
+            if is_last:
                 self._pause()
                 return
+
+    def _take(self, accepted: socket.socket) -> None:
+        """Put a connection that was accepted to use."""
+        task = self._loop.create_task(self._connect(accepted))
+        self._coming.add(task)
+        task.add_done_callback(self._coming.discard)
 
     async def _connect(self, accepted: socket.socket) -> None:
         try:
@@ -107,33 +112,38 @@ class Acceptor:
 
     # -- descriptors ------------------------------------------------------------------------------
 
-    def _most(self) -> int:
-        """Return the descriptor from which on too few are left."""
-        if sys.platform == "win32":  # it has no such limit
-            return sys.maxsize
-        import resource  # here, because Windows has no such module
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit == resource.RLIM_INFINITY:
-            return sys.maxsize
-        # Whatever is to be spared, half of them may be used: a small limit is no reason to serve
-        # nobody.
-        return max(limit - self._spare, limit // 2)
-
     def _pause(self) -> None:
         self._loop.remove_reader(self._socket)
         self._timer = self._loop.call_later(POLL, self._resume)
         self._paused()
 
     def _resume(self) -> None:
-        try:
-            lowest = os.dup(self._socket.fileno())
-        except OSError:
-            lowest = sys.maxsize
-        else:
-            os.close(lowest)
-        if lowest < self._most():
+        if has_descriptors(self._socket.fileno(), self._spare):
             self._timer = None
             self._loop.add_reader(self._socket, self._accept_some)
         else:
             self._timer = self._loop.call_later(POLL, self._resume)
+
+
+def most_descriptors(spare: int) -> int:
+    """Return the descriptor from which on fewer than *spare* are left to this process."""
+    if sys.platform == "win32":  # it has no such limit
+        return sys.maxsize
+    import resource  # here, because Windows has no such module
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    # Whatever is to be spared, half of them may be used: a small limit is no reason to serve
+    # nobody.
+    return max(limit - spare, limit // 2)
+
+
+def has_descriptors(any_open: int, spare: int) -> bool:
+    """Return whether more than *spare* descriptors are left; *any_open* is one in use."""
+    try:
+        lowest = os.dup(any_open)
+    except OSError:
+        return False
+    os.close(lowest)
+    return lowest < most_descriptors(spare)

@@ -93,17 +93,13 @@ async def listen(
     target = parse_url(url)
     if target.is_encrypted is (tls is None):
         raise ValueError(f"{target}: {'needs' if tls is None else 'has no use for'} a certificate")
-    try:
-        if target.scheme == "memory":
+    if target.scheme == "memory":
+        try:
             listen_memory(target.host, accept, max_frame, max_outbound)
-            return Listener(str(target), [partial(forget_memory, target.host)])
-        if target.scheme == "unix":
-            sockets = [_unix_socket(target.path)]
-        else:
-            sockets = await _tcp_sockets(target)
-            target = target._replace(port=sockets[0].getsockname()[1])
-    except OSError as exc:
-        raise OSError(exc.errno, f"cannot listen on {target}: {exc.strerror or exc}") from exc
+        except OSError as exc:
+            raise OSError(exc.errno, f"cannot listen on {target}: {exc.strerror}") from exc
+        return Listener(str(target), [partial(forget_memory, target.host)])
+    target, sockets = await bound_sockets(target)
     loop = asyncio.get_running_loop()
     create: Callable[[], SocketTransport]
     create = partial(StreamTransport, loop, target, accept, max_frame, max_outbound)
@@ -128,8 +124,29 @@ async def listen(
             sock.close()
         raise
     if target.scheme == "unix":
-        stops.append(partial(_remove_socket, target.path, os.stat(target.path)))
+        stops.append(socket_remover(target.path))
     return Listener(str(target), stops)
+
+
+async def bound_sockets(url: Url) -> tuple[Url, list[socket.socket]]:
+    """Return sockets that are bound to *url* and do not listen yet, and *url* with the real port.
+
+    Raises:
+        OSError: the address is in use, is not ours, or the path is not a socket; the text names it.
+    """
+    try:
+        if url.scheme == "unix":
+            return url, [_unix_socket(url.path)]
+        sockets = await _tcp_sockets(url)
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot listen on {url}: {exc.strerror or exc}") from exc
+    return url._replace(port=sockets[0].getsockname()[1]), sockets
+
+
+def socket_remover(path: str) -> Callable[[], None]:
+    """Return what removes the file of the Unix socket at *path* as long as it is the one there
+    now."""
+    return partial(_remove_socket, path, os.stat(path))
 
 
 async def _serve_windows(

@@ -293,6 +293,11 @@ def server_factory(
     allowed_origins: Collection[str],
 ) -> Callable[[], ServerTransport]:
     """Return what makes the protocol of each accepted connection."""
-    origins = (None, *map(Origin, allowed_origins))
-    create = partial(ServerProtocol, origins=origins, max_size=max_frame, logger=_log)
+    create = partial(server_protocol, max_frame, allowed_origins)
     return lambda: ServerTransport(loop, url, accept, max_frame, max_outbound, create())
+
+
+def server_protocol(max_frame: int, allowed_origins: Collection[str]) -> ServerProtocol:
+    """Return the WebSocket layer of one accepted connection."""
+    origins = (None, *map(Origin, allowed_origins))
+    return ServerProtocol(origins=origins, max_size=max_frame, logger=_log)

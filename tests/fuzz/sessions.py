@@ -109,7 +109,7 @@ class _Broker:
         self.hub = Hub(
             Config(),
             self.counters,
-            lambda hub, link: BuiltinServices(hub, link, lambda: {"broker": "fuzz"}),
+            lambda hub, link: BuiltinServices(hub, link, _info),
             loop,
         )
         self.provider = self.end(setup_frames("echo"))
@@ -354,3 +354,7 @@ SESSIONS: Final[dict[str, Callable[[bytes], None]]] = {
     "websocket_answer": partial(_run, _websocket_client),
     "websocket_client": partial(_run, partial(_websocket_client, opens=True)),
 }
+
+
+async def _info() -> dict[str, object]:
+    return {"broker": "fuzz"}

@@ -13,6 +13,9 @@ class FakeView:
         self.counters = Counters()
         self.shown: Snapshot | Exception = a_snapshot()
 
+    async def refresh(self) -> bool:
+        return True
+
     def snapshot(self) -> Snapshot:
         if isinstance(self.shown, Exception):
             raise self.shown

@@ -153,7 +153,7 @@ class Bench:
         self.hub = Hub(
             config or Config(),
             self.counters,
-            lambda hub, link: BuiltinServices(hub, link, lambda: {"broker": "bench"}),
+            lambda hub, link: BuiltinServices(hub, link, _info),
             _Clock(self, loop),  # type: ignore[arg-type]  # the part of a loop that a hub uses
         )
 
@@ -215,3 +215,7 @@ def request(
     """Return a request frame."""
     metadata = more.pop("metadata", routed(route, deadline_ms=deadline_ms))
     return encode_request(kind, stream_id, metadata, data, n, **more)
+
+
+async def _info() -> dict[str, object]:
+    return {"broker": "bench"}
