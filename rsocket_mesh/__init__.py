@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     from rsocket_mesh.rpc.client import ServiceHandle
     from rsocket_mesh.rpc.context import Call, current_call
     from rsocket_mesh.rpc.mesh import Mesh, connect
+    from rsocket_mesh.rpc.observables import on_overflow
+    from rsocket_mesh.rpc.overflow import Demand, Overflow, buffer
     from rsocket_mesh.rpc.route import Route
+    from rsocket_mesh.rpc.rsocket_py import HandlerService, MeshRSocket
     from rsocket_mesh.rpc.runner import run
     from rsocket_mesh.rpc.service import Service
     from rsocket_mesh.rpc.streams import ItemStream
@@ -57,13 +60,17 @@ __all__ = [
     "ConnectionClosed",
     "DeadlineExceeded",
     "DecodeError",
+    "Demand",
     "Draining",
     "EncodeError",
     "Forbidden",
+    "HandlerService",
     "Invalid",
     "ItemStream",
     "Mesh",
+    "MeshRSocket",
     "NoRoute",
+    "Overflow",
     "Overloaded",
     "Payload",
     "PeerLost",
@@ -79,8 +86,10 @@ __all__ = [
     "StreamError",
     "Unavailable",
     "Unreachable",
+    "buffer",
     "connect",
     "current_call",
+    "on_overflow",
     "register_codec",
     "run",
 ]
@@ -89,15 +98,21 @@ _HOMES = {
     "Call": "rpc.context",
     "Codec": "codec",
     "DecodeError": "codec",
+    "Demand": "rpc.overflow",
     "EncodeError": "codec",
+    "HandlerService": "rpc.rsocket_py",
     "ItemStream": "rpc.streams",
     "Mesh": "rpc.mesh",
+    "MeshRSocket": "rpc.rsocket_py",
+    "Overflow": "rpc.overflow",
     "Payload": "protocol.payload",
     "Route": "rpc.route",
     "Service": "rpc.service",
     "ServiceHandle": "rpc.client",
+    "buffer": "rpc.overflow",
     "connect": "rpc.mesh",
     "current_call": "rpc.context",
+    "on_overflow": "rpc.observables",
     "register_codec": "codec",
     "run": "rpc.runner",
 }

@@ -1,4 +1,5 @@
-"""Values <-> bytes by MIME type: CBOR (the default), JSON, raw bytes, plain text."""
+"""Values <-> bytes by MIME type: CBOR (the default), JSON, MessagePack, Protobuf, raw bytes, plain
+text."""
 
 from rsocket_mesh.codec.base import (
     Codec,
@@ -11,6 +12,8 @@ from rsocket_mesh.codec.base import (
 )
 from rsocket_mesh.codec.cbor import CborCodec
 from rsocket_mesh.codec.json import JsonCodec
+from rsocket_mesh.codec.msgpack import MsgpackCodec
+from rsocket_mesh.codec.protobuf import ProtobufCodec
 from rsocket_mesh.codec.raw import RawCodec, TextCodec
 
 __all__ = [
@@ -23,5 +26,12 @@ __all__ = [
     "register_codec",
 ]
 
-for _codec in (CborCodec(), JsonCodec(), RawCodec(), TextCodec()):
+for _codec in (
+    CborCodec(),
+    JsonCodec(),
+    MsgpackCodec(),
+    ProtobufCodec(),
+    RawCodec(),
+    TextCodec(),
+):
     register_codec(_codec)

@@ -3,7 +3,8 @@
 A codec turns Python values into the data of payloads and back. It knows nothing of frames and
 calls; whoever decodes says which type is wanted, and the type is the schema. Values are whatever
 `msgspec` can convert: builtins, dataclasses, `msgspec.Struct`, `TypedDict`, named tuples, attrs,
-enums, dates, UUIDs.
+enums, dates, UUIDs; and what `foreign` knows besides. Never a type that a peer names: nothing here
+can make an object that the program did not ask for.
 Codecs are found by MIME type because that is what travels (SETUP, or 0x7A per request).
 """
 
@@ -16,7 +17,9 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from rsocket_mesh.codec.foreign import Misfit
 from rsocket_mesh.errors import RSocketError
+from rsocket_mesh.protocol.metadata import MAX_MIME_LENGTH
 
 MAX_DECODERS: Final = 1024  # types per codec whose decoder is kept; a program names far fewer
 
@@ -37,10 +40,15 @@ class Codec(ABC):
     Attributes:
         mime: the MIME type, as it travels.
         name: the short name that people write: `cbor`, `json`, `raw`.
+        aliases: other MIME types that mean the same, as other libraries write it.
+        answer_metadata: what an answer in this codec has for metadata; None where it is in the
+            type of its request, as nearly always.
     """
 
     mime: ClassVar[str]
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    answer_metadata: bytes | None = None
 
     def __init__(self) -> None:
         self._decoders: dict[Any, Decode] = {}
@@ -52,6 +60,11 @@ class Codec(ABC):
         Raises:
             EncodeError: a type inside *value* has no form in this codec.
         """
+
+    def carries(self, wanted: Any) -> bool:
+        """Return whether values of the type *wanted* can have a form in this codec, as far as the
+        type says; what is announced of a method follows it."""
+        return True
 
     @abstractmethod
     def _make_decoder(self, wanted: Any) -> Decode:
@@ -84,11 +97,43 @@ class Codec(ABC):
 _by_mime: dict[str, Codec] = {}
 _by_name: dict[str, Codec] = {}
 
+_NAME: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_MIME: Final = re.compile(r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+", re.IGNORECASE)
 
-def register_codec(codec: Codec) -> None:
-    """Make *codec* known under its MIME type and name, in place of another one there."""
-    _by_mime[codec.mime] = codec
+
+def register_codec(codec: Codec, *, replace: bool = False) -> None:
+    """Make *codec* known under its name, its MIME type and the aliases of that, in this process.
+
+    Register before services are made and connections opened: they look codecs up once.
+
+    Args:
+        replace: take the place of a codec that has the name or one of the types already.
+    Raises:
+        TypeError: it is no instance of `Codec`.
+        ValueError: the name or a MIME type is no good, or taken (unless *replace*); nothing has
+            changed.
+    """
+    if not isinstance(codec, Codec):
+        raise TypeError(f"{codec!r} is no Codec; pass an instance of a subclass")
+    mimes = (codec.mime, *codec.aliases)
+    if _NAME.fullmatch(codec.name) is None:
+        raise ValueError(f"codec name {codec.name!r} must be a-z 0-9 _ - and begin with a letter")
+    for mime in mimes:
+        if _MIME.fullmatch(mime) is None or len(mime) > MAX_MIME_LENGTH:
+            raise ValueError(
+                f"codec {codec.name}: {mime!r} must be type/subtype, at most {MAX_MIME_LENGTH} "
+                "characters, without parameters"
+            )
+    taken = [mime for mime in mimes if mime in _by_mime]
+    if not replace and (taken or codec.name in _by_name):
+        what = f"MIME type {taken[0]}" if taken else "name"
+        other = _by_mime[taken[0]] if taken else _by_name[codec.name]
+        raise ValueError(
+            f"codec {codec.name}: its {what} belongs to {other!r}; pass replace=True to take it"
+        )
     _by_name[codec.name] = codec
+    for mime in mimes:
+        _by_mime[mime] = codec
 
 
 def codec_for(mime: str | int) -> Codec | None:
@@ -114,8 +159,8 @@ def find_codec(codec: str | Codec) -> Codec:
 
 
 def known_mimes() -> tuple[str, ...]:
-    """Return the MIME types of all codecs, in the order of their registration."""
-    return tuple(_by_mime)
+    """Return the MIME types of all codecs without their aliases, in the order of registration."""
+    return tuple(dict.fromkeys(codec.mime for codec in _by_mime.values()))
 
 
 _MSGSPEC_TEXT: Final = re.compile(
@@ -123,9 +168,24 @@ _MSGSPEC_TEXT: Final = re.compile(
 )
 
 
-def explain(error: msgspec.ValidationError) -> str:
-    """Return msgspec's verdict as `$.quantity: expected int, got str`."""
+def explain(error: Exception, form: str = "") -> str:
+    """Return why data is refused, as `$.quantity: expected int, got str`.
+
+    Args:
+        error: what msgspec or a foreign type raised.
+        form: the name of the encoding, for data that has not even its form.
+    """
+    if isinstance(error, msgspec.DecodeError) and not isinstance(error, msgspec.ValidationError):
+        return f"not {form}: {error}"
+    if isinstance(error, RecursionError | UnicodeDecodeError):
+        return f"not {form}: {error}"
+    if isinstance(error, Misfit):  # a foreign type that is the whole value
+        return f"${error.place}: {error}"
+    if not isinstance(error, msgspec.ValidationError):
+        return f"$: {error}"  # a list in a set, and the like
     match = _MSGSPEC_TEXT.fullmatch(str(error))
     assert match is not None  # the pattern takes any text
     what = match["what"].replace("`", "")
-    return f"{match['path'] or '$'}: {what[:1].lower()}{what[1:]}"
+    # msgspec knows the way to a foreign type, and that one the way on.
+    below = error.__cause__.place if isinstance(error.__cause__, Misfit) else ""
+    return f"{match['path'] or '$'}{below}: {what[:1].lower()}{what[1:]}"

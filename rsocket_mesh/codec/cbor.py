@@ -25,6 +25,7 @@ from rsocket_mesh.codec.base import (
     EncodeError,
     explain,
 )
+from rsocket_mesh.codec.foreign import from_builtins, to_builtins, union_of_models
 from rsocket_mesh.codec.shapes import plain_fields, same_in_msgpack
 
 MAX_DEPTH: Final = 128  # nested containers; what people write by hand stays below 20
@@ -128,7 +129,7 @@ class CborCodec(Codec):
                         return dumps(members)
                     except cbor2.CBOREncodeError:
                         pass  # a member is not what its annotation says
-            return dumps(msgspec.to_builtins(value, builtin_types=_NATIVE))
+            return dumps(msgspec.to_builtins(value, builtin_types=_NATIVE, enc_hook=to_builtins))
         except (
             cbor2.CBOREncodeError,
             TypeError,
@@ -148,12 +149,22 @@ class CborCodec(Codec):
             return _loads
         if isinstance(wanted, type) and wanted in _PLAIN and wanted is not float:
             return _plain_decoder(wanted)
+        union = union_of_models(wanted)
+        if union is not None:
+
+            def decode_union(data: bytes) -> Any:
+                try:
+                    return union(_loads(data))
+                except ValueError as exc:
+                    raise DecodeError(explain(exc)) from exc
+
+            return decode_union
         msgspec.msgpack.Decoder(wanted)  # refuses here and now what `convert` would at each call
         convert = msgspec.convert
 
         def decode(data: bytes) -> Any:
             try:
-                return convert(_loads(data), wanted, builtin_types=_NATIVE)
+                return convert(_loads(data), wanted, builtin_types=_NATIVE, dec_hook=from_builtins)
             except msgspec.ValidationError as exc:
                 raise DecodeError(explain(exc)) from exc
             except TypeError as exc:  # a list in a set, and the like

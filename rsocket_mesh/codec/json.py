@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from rsocket_mesh.codec.base import Codec, Decode, DecodeError, EncodeError, explain
+from rsocket_mesh.codec.foreign import from_json_builtins, to_json_builtins, union_of_models
 
 _NULL: Final = b"null"
 
@@ -22,7 +23,7 @@ class JsonCodec(Codec):
 
     def __init__(self) -> None:
         super().__init__()
-        self._encode = msgspec.json.Encoder().encode
+        self._encode = msgspec.json.Encoder(enc_hook=to_json_builtins).encode
 
     def encode(self, value: object) -> bytes:
         """Return *value* as JSON."""
@@ -32,16 +33,16 @@ class JsonCodec(Codec):
             raise EncodeError(f"{type(value).__qualname__} as JSON: {exc}") from exc
 
     def _make_decoder(self, wanted: Any) -> Decode:
-        parse = msgspec.json.Decoder(wanted).decode
+        convert = union_of_models(wanted, from_json=True)
+        parse = msgspec.json.Decoder(
+            wanted if convert is None else Any, dec_hook=from_json_builtins
+        ).decode
 
         def decode(data: bytes) -> Any:
             try:
-                return parse(data or _NULL)
-            except msgspec.ValidationError as exc:
-                raise DecodeError(explain(exc)) from exc
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-                raise DecodeError(f"not JSON: {exc}") from exc
-            except TypeError as exc:  # a list in a set, and the like
-                raise DecodeError(f"$: {exc}") from exc
+                value = parse(data or _NULL)
+                return value if convert is None else convert(value)
+            except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as exc:
+                raise DecodeError(explain(exc, "JSON")) from exc
 
         return decode

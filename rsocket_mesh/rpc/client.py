@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar, overload
 
 from rsocket_mesh.codec import Codec, DecodeError, find_codec
 from rsocket_mesh.errors import StreamError
+from rsocket_mesh.rpc.accepting import Codecs, accept_entry, answer_decoder
+from rsocket_mesh.rpc.observing import Observing
 from rsocket_mesh.rpc.route import DEFAULT_PREFETCH, Route
 from rsocket_mesh.rpc.streams import ItemStream
 
@@ -21,7 +23,7 @@ MAX_ROUTES: Final = 1024  # methods per handle whose route is kept; few services
 T = TypeVar("T")
 
 
-class ServiceHandle:
+class ServiceHandle(Observing):
     """Calls to one service; made by `Mesh.service`, kept and shared freely.
 
     Every call takes the method's name and its arguments: none sends no data, one is sent as it is,
@@ -40,16 +42,36 @@ class ServiceHandle:
     If cancelled: the remote work is cancelled too.
     """
 
-    __slots__ = ("_codec", "_make_route", "_routes", "name")
+    __slots__ = ("_accepts", "_codec", "_make_route", "_routes", "name")
 
-    def __init__(self, name: str, make_route: Callable[[str], Route], codec: Codec) -> None:
+    def __init__(
+        self,
+        name: str,
+        make_route: Callable[[str, bytes], Route],
+        codec: Codec,
+        accepts: bytes | None = None,
+    ) -> None:
         self.name = name
         self._make_route = make_route
         self._codec = codec
+        self._accepts = accepts  # None: this handle uses what the connection does
         self._routes: dict[str, Route] = {}
 
     def __repr__(self) -> str:
         return f"<ServiceHandle {self.name}>"
+
+    def using(self, codec: str | Codec | None = None, *, accept: Codecs = ()) -> ServiceHandle:
+        """Return a handle on the same service whose calls use other codecs; nothing is sent.
+
+        Args:
+            codec: of what is sent, unless a call says otherwise; None leaves it as it is.
+            accept: what answers may be in, the best liked first. The first one that the method
+                has is used; if it has none of them, the answer is in the type of its request.
+        Raises:
+            ValueError: there is no such codec.
+        """
+        used = self._codec if codec is None else find_codec(codec)
+        return ServiceHandle(self.name, self._make_route, used, accept_entry(accept))
 
     @overload
     async def request_response(
@@ -83,6 +105,8 @@ class ServiceHandle:
         """Call a method and return its one answer."""
         used = self._codec if codec is None else find_codec(codec)
         route = self._routes.get(method) or self._route(method)
+        if self._accepts is not None:
+            return await _accepting(route, used, arguments, returns, timeout)
         decode = used.decoder(returns)
         data = used.encode(arguments[0]) if len(arguments) == 1 else _encode(used, arguments)
         call = route.begin(data) if timeout is None and codec is None else None
@@ -175,7 +199,7 @@ class ServiceHandle:
             prefetch=prefetch,
             limit=limit,
             mime=used.mime,
-        ).decoded(used.decoder(returns))
+        ).decoded(self._item_decoder(used, returns), whole=bool(self._accepts))
 
     @overload
     def request_channel(
@@ -233,15 +257,34 @@ class ServiceHandle:
             prefetch=prefetch,
             limit=limit,
             mime=used.mime,
-        ).decoded(used.decoder(returns))
+        ).decoded(self._item_decoder(used, returns), whole=bool(self._accepts))
+
+    def _item_decoder(self, codec: Codec, returns: Any) -> Callable[[Any], Any]:
+        return answer_decoder(codec, returns) if self._accepts else codec.decoder(returns)
 
     def _route(self, method: str) -> Route:
         route = self._routes.get(method)
         if route is None:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
-            route = self._routes[method] = self._make_route(f"{self.name}.{method}")
+            route = self._routes[method] = self._make_route(
+                f"{self.name}.{method}", self._accepts or b""
+            )
         return route
+
+
+async def _accepting(
+    route: Route, codec: Codec, arguments: tuple[object, ...], returns: Any, timeout: float | None
+) -> Any:
+    """A request-response whose answer may be in another type than its request."""
+    decode = answer_decoder(codec, returns)
+    answer = await route.request_response(
+        _encode(codec, arguments), timeout=timeout, mime=codec.mime
+    )
+    try:
+        return decode(answer)
+    except DecodeError as exc:
+        raise DecodeError(f"the answer of {route.name}: {exc}") from exc
 
 
 def _encode(codec: Codec, arguments: tuple[object, ...]) -> bytes:

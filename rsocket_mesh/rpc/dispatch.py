@@ -29,6 +29,7 @@ from rsocket_mesh.protocol.lease import MAX_REQUESTS
 from rsocket_mesh.protocol.metadata import decode_routing
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.protocol.version import parse_range
+from rsocket_mesh.rpc.accepting import answering_codec
 from rsocket_mesh.rpc.context import CURRENT, Call
 from rsocket_mesh.rpc.metadata import is_usual, read_request
 from rsocket_mesh.rpc.service import Method, Service
@@ -65,7 +66,7 @@ class Dispatcher:
         self._codec = codec
         self._services: list[Service] = []
         self._methods: dict[str, list[Method]] = {}
-        self._targets: dict[tuple[bytes, str | int | None], Target] = {}
+        self._targets: dict[tuple[bytes, str | int | None, bytes | None], Target] = {}
         # The same by the whole metadata of usual requests but for the milliseconds at its end, so
         # that those are not even taken apart.
         self._usual: dict[bytes, Target] = {}
@@ -144,7 +145,8 @@ class Dispatcher:
                 answer = await method.handler(*arguments)
             if type(answer) is Payload:
                 return answer
-            return tuple.__new__(Payload, (codec.encode(answer), None))  # half of `Payload(...)`
+            data = codec.encode(answer)
+            return tuple.__new__(Payload, (data, codec.answer_metadata))  # half of `Payload(...)`
         except Exception as exc:
             _fail(method, exc)
         finally:
@@ -238,7 +240,8 @@ class Dispatcher:
             target, deadline_ms, trace = self._read(metadata)
         method, codec, bind, routing = target
         if method.model != model:
-            raise Invalid(f"{method.route} is a {method.model}, it was called as a {model}")
+            method = method.in_model(model)
+            bind = method.signature.binder(codec)
         if self.draining:
             raise Draining(f"{method.route}: the service is going away")
         deadline: float | None = None
@@ -251,15 +254,19 @@ class Dispatcher:
         return method, codec, call, bind
 
     def _read(self, metadata: bytes) -> tuple[Target, int | None, bytes | None]:
-        routing, deadline_ms, mime, trace = read_request(metadata)
+        routing, deadline_ms, mime, trace, accepted = read_request(metadata)
         if routing is None:
             raise NoRoute("the request has no routing metadata, and there is no default here")
-        target = self._targets.get((routing, mime))
+        target = self._targets.get((routing, mime, accepted))
         if target is None:
             method = self._find(routing)
-            codec = self._codec if mime is None else _codec_for(mime)
+            codec = self._codec
+            if method.others is None:  # else the handler takes any data, and knows what it is
+                codec = codec if mime is None else _codec_for(mime)
+                codec = answering_codec(codec, method.codecs, accepted)
             target = method, codec, method.signature.binder(codec), routing
-            _remember(self._targets, (routing, mime), target, len(routing))
+            size = len(routing) + len(accepted or b"")
+            _remember(self._targets, (routing, mime, accepted), target, size)
         if is_usual(metadata, routing):
             _remember(self._usual, metadata[:-4], target, len(metadata))
         return target, deadline_ms, trace
@@ -267,7 +274,7 @@ class Dispatcher:
     def _find(self, routing: bytes) -> Method:
         tags = decode_routing(routing)
         route = tags[0] if tags else ""
-        methods = self._methods.get(route, [])
+        methods = self._methods.get(route) or self._any_methods(route)
         for tag in tags[1:]:
             if tag.startswith("version="):
                 wanted = parse_range(tag.removeprefix("version="))
@@ -275,6 +282,11 @@ class Dispatcher:
         if not methods:
             raise NoRoute(self._what_there_is(route))
         return methods[0]
+
+    def _any_methods(self, route: str) -> list[Method]:
+        found = [service.any_method for service in self._services if service.serves(route)]
+        methods = [method for method in found if method is not None]
+        return sorted(methods, key=lambda method: method.version, reverse=True)
 
     def _what_there_is(self, route: str) -> str:
         name = route.rpartition(".")[0]
@@ -287,7 +299,7 @@ class Dispatcher:
     async def _items(
         self, method: Method, codec: Codec, call: Call, arguments: tuple[Any, ...]
     ) -> AsyncIterator[Payload]:
-        encode = codec.encode
+        encode, metadata = codec.encode, codec.answer_metadata
         items: Any = None
         capacity = method.capacity
         if capacity is not None:
@@ -302,7 +314,7 @@ class Dispatcher:
                     items = await items
             async for item in items:
                 call.deadline = None  # it bounds the first item only
-                yield item if type(item) is Payload else Payload(encode(item))
+                yield item if type(item) is Payload else Payload(encode(item), metadata)
         except Exception as exc:
             _fail(method, exc)
         finally:

@@ -104,6 +104,11 @@ class Mesh:
         return self._session.requester is not None
 
     @property
+    def session(self) -> Session:
+        """The session that calls go over; for adapters."""
+        return self._session
+
+    @property
     def app(self) -> str:
         """The name of this program, as announced."""
         return self._announcement.app
@@ -142,14 +147,18 @@ class Mesh:
         """
         selectors = _selectors(version, instance, tags)
         routing_entry(f"{name}.x", selectors)  # so that a bad selector fails here
-        return ServiceHandle(name, lambda method: self._route(method, name, selectors), self._codec)
+
+        def make_route(method: str, entries: bytes = b"") -> Route:
+            return self._route(method, selectors, entries)
+
+        return ServiceHandle(name, make_route, self._codec)
 
     def route(self, route: str, /, *, version: str = "", instance: str = "", **tags: str) -> Route:
         """Return raw access to a route, whole as it is written; nothing is sent.
 
         Arguments and errors as for `service`.
         """
-        return self._route(route, "", _selectors(version, instance, tags))
+        return self._route(route, _selectors(version, instance, tags))
 
     async def metadata_push(self, metadata: bytes, *, timeout: float | None = None) -> None:
         """Send composite metadata about this connection as a whole; it is never answered.
@@ -258,8 +267,10 @@ class Mesh:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _route(self, method: str, service: str, selectors: tuple[tuple[str, str], ...]) -> Route:
-        return Route(self._session, method, selectors, self._timeout, self._codec.mime)
+    def _route(
+        self, route: str, selectors: tuple[tuple[str, str], ...], entries: bytes = b""
+    ) -> Route:
+        return Route(self._session, route, selectors, self._timeout, self._codec.mime, entries)
 
     def _check(self) -> None:
         try:

@@ -12,6 +12,7 @@ from typing import Final
 
 from rsocket_mesh.errors import LocalProtocolError
 from rsocket_mesh.protocol.metadata import (
+    ACCEPT_MIME_TYPES,
     DATA_MIME_TYPE,
     DEADLINE,
     MAX_DEADLINE_MS,
@@ -35,8 +36,9 @@ _DEADLINE_SIZE: Final = len(_DEADLINE_HEADER) + 4
 
 
 # (content of the routing entry, milliseconds that remain, type of the data where it isn't the
-# connection's, content of the tracing entry); None is absent. A plain tuple: one per request.
-RequestMetadata = tuple[bytes | None, int | None, str | int | None, bytes | None]
+# connection's, content of the tracing entry, content of the accept list); None is absent. A plain
+# tuple: one per request.
+RequestMetadata = tuple[bytes | None, int | None, str | int | None, bytes | None, bytes | None]
 
 
 def read_request(raw: bytes | None) -> RequestMetadata:
@@ -46,14 +48,14 @@ def read_request(raw: bytes | None) -> RequestMetadata:
         Invalid: an entry runs past the end, or ours has a wrong form.
     """
     if not raw:
-        return None, None, None, None
+        return None, None, None, None, None
     if raw[0] == _ROUTING_ID:
         end = 4 + int.from_bytes(raw[1:4], "big")
         size = len(raw)
         if size == end + _DEADLINE_SIZE and raw.startswith(_DEADLINE_HEADER, end):
-            return raw[4:end], int.from_bytes(raw[-4:], "big"), None, None
+            return raw[4:end], int.from_bytes(raw[-4:], "big"), None, None, None
         if size == end:
-            return raw[4:], None, None, None
+            return raw[4:], None, None, None, None
     first: dict[str | int, bytes] = {}
     for mime, content in iterate_composite(raw):
         first.setdefault(mime, content)
@@ -64,6 +66,7 @@ def read_request(raw: bytes | None) -> RequestMetadata:
         None if deadline is None else decode_deadline(deadline),
         None if data_mime is None else decode_mime(data_mime),
         first.get(TRACING),
+        first.get(ACCEPT_MIME_TYPES),
     )
 
 

@@ -56,9 +56,10 @@ class Route:
         selectors: tuple[tuple[str, str], ...],
         timeout: float,
         mime: str,
+        entries: bytes = b"",
     ) -> None:
         self.name = name
-        self._entry = routing_entry(name, selectors)
+        self._entry = routing_entry(name, selectors) + entries
         self._session = session
         self._timeout = min(timeout, MAX_SECONDS)
         self._mime = mime

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, overload
 
-from rsocket_mesh.codec import known_mimes
+from rsocket_mesh.codec import Codec
 from rsocket_mesh.errors import Invalid
 from rsocket_mesh.protocol.announce import (
     Announcement,
@@ -21,13 +21,14 @@ from rsocket_mesh.protocol.announce import (
 )
 from rsocket_mesh.protocol.capacity import Capacity
 from rsocket_mesh.protocol.version import parse_version
+from rsocket_mesh.rpc.accepting import Codecs, codecs_of, mimes_of
+from rsocket_mesh.rpc.observing import without_observables
 from rsocket_mesh.rpc.signature import Handler, Signature, read_signature
 
 F = TypeVar("F", bound=Handler)
 
 # Seconds of the rate: a broker spaces calls out, and the way here may push them together again.
 _RATE_SLACK: Final = 0.1
-_RAW_MIMES: Final = ("application/octet-stream", "text/plain")  # only bytes and str fit into them
 
 
 class Method:
@@ -37,15 +38,19 @@ class Method:
         route: what callers write, `service.method`.
         version: of the service, parsed, to tell two versions in one program apart.
         capacity: of the service; None if it has no limits.
+        codecs: what its data may be in; None means all that there are.
+        others: of a service that takes whole requests, the methods for all models; else None.
     """
 
     __slots__ = (
         "capacity",
+        "codecs",
         "description",
         "handler",
         "idempotent",
         "model",
         "name",
+        "others",
         "route",
         "signature",
         "version",
@@ -59,16 +64,29 @@ class Method:
         handler: Handler,
         signature: Signature,
         idempotent: bool,
+        codecs: tuple[Codec, ...] | None = None,
     ) -> None:
         self.name = name
         self.route = f"{service.name}.{name}"
         self.version = parse_version(service.version)
         self.capacity = service.capacity
+        self.codecs = codecs or service.codecs
         self.model = model
         self.handler = handler
         self.signature = signature
         self.idempotent = idempotent
         self.description = inspect.getdoc(handler) or ""
+        self.others: Mapping[Model, Method] | None = None
+
+    def in_model(self, model: Model) -> Method:
+        """Return what serves this route when it is called in *model*, which is not its own.
+
+        Raises:
+            Invalid: nothing does.
+        """
+        if self.others is None:
+            raise Invalid(f"{self.route} is a {self.model}, it was called as a {model}")
+        return self.others[model]
 
     def info(self) -> MethodInfo:
         """Return what the announcement says of this method."""
@@ -78,7 +96,7 @@ class Method:
             description=self.description,
             input=self.signature.input_schema,
             output=None if self.model == "fire-and-forget" else self.signature.output_schema,
-            mime=tuple(mime for mime in known_mimes() if mime not in _RAW_MIMES),
+            mime=mimes_of(self.codecs, self.signature),
         )
 
 
@@ -94,6 +112,9 @@ class Service:
         rate: calls per second that it can take, at most one second's worth at once; None for no
             such limit. What is beyond either is refused (`Overloaded`) before a handler sees it;
             the broker knows both and gives such calls to other instances.
+        codecs: what data its methods take and give, unless a method says otherwise; None means
+            all that are registered. An answer is in the type of its request, or in what the
+            caller lists as accepted.
     Raises:
         ValueError: the name, version or a number is no good; the text names it.
     """
@@ -108,7 +129,9 @@ class Service:
         description: str = "",
         concurrency: int | None = None,
         rate: float | None = None,
+        codecs: Codecs | None = None,
     ) -> None:
+        self.codecs = codecs_of(codecs)
         self.name = name
         self.version = version
         self.weight = weight
@@ -118,6 +141,7 @@ class Service:
         self.rate = rate
         self.methods: dict[str, Method] = {}
         self.push_handler: Handler | None = None
+        self.any_method: Method | None = None  # for requests that no method of ours is named in
         try:
             check_announcement(Announcement("check", services=(self.info(),)))
         except Invalid as exc:
@@ -142,14 +166,27 @@ class Service:
             rate=self.rate,
         )
 
+    def serves(self, route: str) -> bool:
+        """Whether `any_method` is to have the requests for *route*."""
+        return False
+
     @overload
     def request_response(self, handler: F, /) -> F: ...
     @overload
     def request_response(
-        self, *, name: str | None = None, idempotent: bool = False
+        self,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> Callable[[F], F]: ...
     def request_response(
-        self, handler: F | None = None, *, name: str | None = None, idempotent: bool = False
+        self,
+        handler: F | None = None,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> F | Callable[[F], F]:
         """Serve requests with one answer each; the function's return value is the answer.
 
@@ -158,20 +195,30 @@ class Service:
         Args:
             name: of the method; the function's own by default.
             idempotent: doing it twice is as good as once, so callers may repeat it.
+            codecs: what its data may be in; None means what the service has.
         Raises:
             TypeError: the function's signature does not fit; the text says what to write.
-            ValueError: the name is no good or taken.
+            ValueError: the name is no good or taken, or there is no such codec.
         """
-        return self._decorate("request-response", handler, name, idempotent)
+        return self._decorate("request-response", handler, name, idempotent, codecs)
 
     @overload
     def request_stream(self, handler: F, /) -> F: ...
     @overload
     def request_stream(
-        self, *, name: str | None = None, idempotent: bool = False
+        self,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> Callable[[F], F]: ...
     def request_stream(
-        self, handler: F | None = None, *, name: str | None = None, idempotent: bool = False
+        self,
+        handler: F | None = None,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> F | Callable[[F], F]:
         """Serve requests with many answers; what the asynchronous generator yields is sent.
 
@@ -179,16 +226,25 @@ class Service:
         leaves. A plain generator is advanced in a bounded pool of threads.
         Arguments and errors as for `request_response`.
         """
-        return self._decorate("request-stream", handler, name, idempotent)
+        return self._decorate("request-stream", handler, name, idempotent, codecs)
 
     @overload
     def request_channel(self, handler: F, /) -> F: ...
     @overload
     def request_channel(
-        self, *, name: str | None = None, idempotent: bool = False
+        self,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> Callable[[F], F]: ...
     def request_channel(
-        self, handler: F | None = None, *, name: str | None = None, idempotent: bool = False
+        self,
+        handler: F | None = None,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> F | Callable[[F], F]:
         """Serve items in both directions: an asynchronous generator over an `AsyncIterator`.
 
@@ -196,22 +252,31 @@ class Service:
         asked of the peer only as the handler takes items.
         Arguments and errors as for `request_response`.
         """
-        return self._decorate("request-channel", handler, name, idempotent)
+        return self._decorate("request-channel", handler, name, idempotent, codecs)
 
     @overload
     def fire_and_forget(self, handler: F, /) -> F: ...
     @overload
     def fire_and_forget(
-        self, *, name: str | None = None, idempotent: bool = False
+        self,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> Callable[[F], F]: ...
     def fire_and_forget(
-        self, handler: F | None = None, *, name: str | None = None, idempotent: bool = False
+        self,
+        handler: F | None = None,
+        *,
+        name: str | None = None,
+        idempotent: bool = False,
+        codecs: Codecs | None = None,
     ) -> F | Callable[[F], F]:
         """Serve requests without an answer; errors are logged here, nobody else learns of them.
 
         Arguments and errors as for `request_response`.
         """
-        return self._decorate("fire-and-forget", handler, name, idempotent)
+        return self._decorate("fire-and-forget", handler, name, idempotent, codecs)
 
     def metadata_push(self, handler: F, /) -> F:
         """Call *handler* with the bytes of each METADATA_PUSH that is not the broker's notice.
@@ -244,15 +309,27 @@ class Service:
         run(url, self, **options)
 
     def _decorate(
-        self, model: Model, handler: F | None, name: str | None, idempotent: bool
+        self,
+        model: Model,
+        handler: F | None,
+        name: str | None,
+        idempotent: bool,
+        codecs: Codecs | None,
     ) -> F | Callable[[F], F]:
         def add(function: F) -> F:
-            self._add(model, function, name, idempotent)
+            self._add(model, function, name, idempotent, codecs_of(codecs))
             return function
 
         return add if handler is None else add(handler)
 
-    def _add(self, model: Model, handler: Handler, name: str | None, idempotent: bool) -> None:
+    def _add(
+        self,
+        model: Model,
+        handler: Handler,
+        name: str | None,
+        idempotent: bool,
+        codecs: tuple[Codec, ...] | None,
+    ) -> None:
         if not callable(handler):
             raise TypeError(
                 f"{self.name}: {handler!r} is no function; options are given by keyword, "
@@ -267,5 +344,6 @@ class Service:
             raise ValueError(f"{self.name}: method {word!r}: the service ends at the last dot")
         if word in self.methods:
             raise ValueError(f"{self.name}.{word} is there already; give one of them a name=")
+        handler = without_observables(handler, model, f"{self.name}.{word}")
         signature = read_signature(handler, model, f"{self.name}.{word}")
-        self.methods[word] = Method(self, word, model, handler, signature, idempotent)
+        self.methods[word] = Method(self, word, model, handler, signature, idempotent, codecs)

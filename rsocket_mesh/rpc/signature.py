@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 import msgspec
 
 from rsocket_mesh.codec import Codec, DecodeError
+from rsocket_mesh.codec.foreign import schema_of, union_of_models
 from rsocket_mesh.protocol.announce import Model
 from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.rpc.context import Call
@@ -130,7 +131,7 @@ def _schema(wanted: Any) -> Any:
     if wanted is Any or wanted is Payload:
         return None
     try:
-        return msgspec.json.schema(wanted)
+        return msgspec.json.schema(wanted, schema_hook=schema_of)
     except TypeError:  # a type that only the handler's own code understands
         return None
 
@@ -142,7 +143,7 @@ def read_signature(handler: Handler, model: Model, where: str) -> Signature:
         TypeError: the handler can't serve the model, or a hint can't be resolved or decoded to;
             the text says what to write instead.
     """
-    hints = _hints(handler, where)
+    hints = resolve_hints(handler, where)
     arguments: list[Any] = []
     required = 0
     call_at: int | None = None
@@ -178,14 +179,20 @@ def _check_type(wanted: Any, where: str) -> None:
     if wanted is None or wanted is Payload:
         return
     try:
-        msgspec.msgpack.Decoder(wanted)
+        if union_of_models(wanted) is None:
+            msgspec.msgpack.Decoder(wanted)
     except TypeError as exc:
         raise TypeError(f"{where}: nothing can be decoded to {wanted}: {exc}") from exc
     except NameError:
         pass  # a class that names another one, which the module defines further down
 
 
-def _hints(handler: Handler, where: str) -> dict[str, Any]:
+def resolve_hints(handler: Handler, where: str) -> dict[str, Any]:
+    """Return the type hints of *handler*, also those that are names of a function around it.
+
+    Raises:
+        TypeError: one of them can't be resolved.
+    """
     target = handler if inspect.isroutine(handler) else type(handler).__call__
     try:
         return get_type_hints(target, include_extras=True)
@@ -208,7 +215,8 @@ def _item(hint: Any, kinds: tuple[Any, ...]) -> Any:
     origin = get_origin(hint) or hint
     if origin not in kinds:
         return None
-    return (*get_args(hint), Any)[0]
+    item = (*get_args(hint), Any)[0]
+    return type(None) if item is None else item
 
 
 def _result(handler: Handler, model: Model, hint: Any, where: str) -> tuple[Any, bool, bool]:

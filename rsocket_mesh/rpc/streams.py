@@ -43,6 +43,7 @@ class ItemStream(Generic[T]):
         "_items",
         "_route",
         "_seen_one",
+        "_whole",
     )
 
     def __init__(
@@ -50,10 +51,12 @@ class ItemStream(Generic[T]):
         begin: Callable[[], Awaitable[PayloadStream]],
         route: str,
         idle_timeout: float | None,
-        decode: Callable[[bytes], T] | None = None,
+        decode: Callable[[Any], T] | None = None,
+        whole: bool = False,
     ) -> None:
         self._begin = begin
         self._decode = decode
+        self._whole = whole
         self._route = route
         self._idle_timeout = idle_timeout
         self._items: PayloadStream | None = None
@@ -61,9 +64,10 @@ class ItemStream(Generic[T]):
         self._beginning = False
         self._closed = False
 
-    def decoded(self, decode: Callable[[bytes], U]) -> ItemStream[U]:
-        """Return the same stream, not yet begun, with *decode* applied to each item's data."""
-        return ItemStream(self._begin, self._route, self._idle_timeout, decode)
+    def decoded(self, decode: Callable[[Any], U], *, whole: bool = False) -> ItemStream[U]:
+        """Return the same stream, not yet begun, with *decode* applied to each item's data, or to
+        the *whole* payload."""
+        return ItemStream(self._begin, self._route, self._idle_timeout, decode, whole)
 
     async def __aenter__(self) -> Self:
         await self._started()
@@ -94,7 +98,7 @@ class ItemStream(Generic[T]):
         if self._decode is None:
             return cast(T, payload)  # without a decoder, T is Payload
         try:
-            return self._decode(payload.data)
+            return self._decode(payload if self._whole else payload.data)
         except DecodeError as exc:
             await self.aclose()
             raise DecodeError(f"an item of {self._route}: {exc}") from exc

@@ -9,6 +9,10 @@ import time
 from collections.abc import AsyncIterator
 from itertools import count
 
+import reactivex
+from reactivex import Observable
+from reactivex import operators as ops
+
 from rsocket_mesh import Service
 
 bench = Service("bench", version="1.0.0")
@@ -27,6 +31,23 @@ async def numbers(how_many: int) -> AsyncIterator[int]:
             yield number
     finally:
         stopped_at = time.monotonic()
+
+
+@bench.request_stream
+def observed(how_many: int) -> Observable[int]:
+    """The same numbers from an Observable."""
+    global yielded, stopped_at
+    yielded, stopped_at = 0, 0.0
+
+    def count_one(_number: int) -> None:
+        global yielded
+        yielded += 1
+
+    def stop() -> None:
+        global stopped_at
+        stopped_at = time.monotonic()
+
+    return reactivex.range(how_many).pipe(ops.do_action(count_one), ops.finally_action(stop))
 
 
 @bench.request_stream

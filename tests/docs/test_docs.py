@@ -23,7 +23,13 @@ from tests.support.broker_view import FakeView
 from tests.support.processes import ROOT, Process, broker_process, running
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-LESSONS = [ROOT / "README.md", ROOT / "docs" / "first-service.md"]
+LESSONS = [
+    ROOT / "README.md",
+    ROOT / "docs" / "first-service.md",
+    ROOT / "docs" / "codecs.md",
+    ROOT / "docs" / "reactivex.md",
+    ROOT / "docs" / "coming-from-rsocket-py.md",
+]
 URL = "tcp://127.0.0.1:7878"
 COMMAND = f"{sys.executable} -c 'from rsocket_mesh.cli.main import main; main()'"
 HEX_WIDTH = 47  # columns; a comment stands behind them
@@ -65,7 +71,7 @@ class Lesson:
         assert name is not None, f"a program says its name first:\n{text}"
         file = self.folder / name[1]
         file.write_text(text.replace(URL, self.url))
-        if '.run("' in text:
+        if re.search(r"\.run\(\s*\"", text):
             if name[1] in self.services:
                 self.services[name[1]].stop()
             process = self.stack.enter_context(running(sys.executable, file, env=self.env))

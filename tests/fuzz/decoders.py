@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from google.protobuf import descriptor_pb2
 
 from broker.config import ConfigError
 from broker.config_file import load
@@ -153,7 +154,7 @@ def composite(data: bytes) -> None:
 
 def request_metadata(data: bytes) -> None:
     """What the library and the broker read from a request's metadata is the same."""
-    routing, deadline, _, _ = read_request(data)
+    routing, deadline, *_ = read_request(data)
     wanted = read(data, m.COMPOSITE, MOST_ENTRIES)
     assert wanted.routing == routing
     assert (m.decode_deadline(wanted.deadline) if wanted.deadline else None) == deadline
@@ -282,6 +283,15 @@ class Order(msgspec.Struct):
     more: dict[str, Any] = {}
 
 
+def protobuf(data: bytes) -> None:
+    """Messages with strings, numbers, lists and messages in them; what was decoded is encoded."""
+    found = find_codec("protobuf")
+    message = found.decode(data, descriptor_pb2.FieldDescriptorProto)
+    assert found.decode(found.encode(message), descriptor_pb2.FieldDescriptorProto) == message
+    for name in ("json", "cbor"):  # its JSON mapping; a number that is no number has none
+        find_codec(name).encode(message)
+
+
 def codec(name: str) -> Callable[[bytes], None]:
     """Return a target: untyped and typed; what was decoded can be encoded."""
     found: Codec = find_codec(name)
@@ -328,6 +338,8 @@ DECODERS: Final[dict[str, Decoder]] = {
     "environment": Decoder(environment, (ConfigError,)),
     "cbor": Decoder(codec("cbor"), (DecodeError,)),
     "json": Decoder(codec("json"), (DecodeError,)),
+    "msgpack": Decoder(codec("msgpack"), (DecodeError,)),
+    "protobuf": Decoder(protobuf, (DecodeError,)),
     "raw": Decoder(codec("raw"), (DecodeError,)),
     "text": Decoder(codec("text"), (DecodeError,)),
     **{name: Decoder(run) for name, run in SESSIONS.items()},

@@ -230,6 +230,30 @@ def test_a_codec_of_the_program_can_be_registered(monkeypatch: pytest.MonkeyPatc
 
     register_codec(Upper())
     assert find_codec("upper").encode("a") == b"A"
+    with pytest.raises(ValueError, match=r"its MIME type text/x-upper belongs to .*replace=True"):
+        register_codec(Upper())
+    register_codec(Upper(), replace=True)
+
+    class Other(Upper):
+        mime = "text/x-other"
+        aliases = ("application/json",)
+
+    with pytest.raises(ValueError, match="application/json belongs to"):
+        register_codec(Other())
+    assert codec_for("text/x-other") is None
+    with pytest.raises(TypeError, match="is no Codec"):
+        register_codec(Upper)  # type: ignore[arg-type]
+    for attribute, value in (
+        ("name", ""),
+        ("name", "Upper"),
+        ("mime", "upper"),
+        ("mime", "text/x;charset=a"),
+        ("mime", "text/" + "x" * 124),
+        ("mime", "text/ä"),
+    ):
+        wrong = type("Wrong", (Upper,), {"name": "w", "mime": "text/w", attribute: value})
+        with pytest.raises(ValueError, match="must be"):
+            register_codec(wrong())
 
 
 def test_the_decoder_of_a_type_is_made_once():

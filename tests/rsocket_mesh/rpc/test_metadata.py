@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rsocket_mesh.errors import Invalid
 from rsocket_mesh.protocol.metadata import (
+    ACCEPT_MIME_TYPES,
     CALLER,
     DEADLINE,
     ROUTING,
@@ -37,12 +38,12 @@ def test_routing_is_first_and_the_deadline_right_behind_it():
 
 def test_the_usual_request_is_read():
     routing = routing_entry("a.b")
-    assert read_request(routing) == (b"\x03a.b", None, None, None)
-    assert read_request(routing + deadline_entry(2)) == (b"\x03a.b", 2000, None, None)
-    assert read_request(None) == (None, None, None, None)
+    assert read_request(routing) == (b"\x03a.b", None, None, None, None)
+    assert read_request(routing + deadline_entry(2)) == (b"\x03a.b", 2000, None, None, None)
+    assert read_request(None) == (None, None, None, None, None)
 
 
-@given(order=st.permutations(range(5)))
+@given(order=st.permutations(range(6)))
 def test_entries_are_found_in_any_order(order: list[int]):
     entries = [
         routing_entry("a.b"),
@@ -50,9 +51,16 @@ def test_entries_are_found_in_any_order(order: list[int]):
         mime_entry("application/json"),
         trace_entry(b"\x20"),
         encode_entry(CALLER, b"somebody"),
+        encode_entry(ACCEPT_MIME_TYPES, b"\x85"),
     ]
     raw = b"".join(entries[index] for index in order)
-    assert read_request(raw) == (b"\x03a.b", 250, "application/json", b"\x20")
+    assert read_request(raw) == (
+        b"\x03a.b",
+        250,
+        "application/json",
+        b"\x20",
+        b"\x85",
+    )
 
 
 @given(st.binary(max_size=80))

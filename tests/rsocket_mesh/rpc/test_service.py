@@ -45,7 +45,11 @@ def test_the_announcement_says_model_description_schemas_and_mime_types():
     assert methods["total"].description == "Sum it up."
     assert methods["total"].input["$defs"]["Order"]["properties"] == {"sku": {"type": "integer"}}
     assert methods["total"].output == {"type": "integer"}
-    assert methods["total"].mime == ("application/cbor", "application/json")
+    assert methods["total"].mime == (
+        "application/cbor",
+        "application/json",
+        "application/msgpack",
+    )
     assert methods["all"].input is None
     assert methods["all"].output["$ref"].endswith("Order")
     assert [item["type"] for item in methods["note"].input["prefixItems"]] == ["string", "integer"]

@@ -160,6 +160,15 @@ def test_the_item_types_of_streams_and_channels_are_read():
     assert read_signature(channel_with_call, "request-channel", "s.m").call_at == 0
 
 
+async def test_items_may_be_none():
+    async def ticks(beats: AsyncIterator[None]) -> AsyncIterator[None]:
+        async for beat in beats:
+            yield beat
+
+    signature = read_signature(ticks, "request-channel", "s.m")
+    assert signature.incoming is signature.result is type(None)
+
+
 def no_hint(n):  # type: ignore[no-untyped-def]  # that is what it is about
     return n
 
