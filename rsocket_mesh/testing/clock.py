@@ -35,6 +35,9 @@ HOUR: Final = 3600.0  # s
 # Turns of a busy loop between two looks at its files, which cost half as much as a turn does. In a
 # test with a clock of its own little comes from there, and an idle loop looks at once.
 TURNS_PER_POLL: Final = 16
+# Turns of the loop in one moment of the clock, after which something goes on for ever: half a
+# minute of real time or so. A stream of a million items needs fewer.
+MAX_TURNS: Final = 1_000_000
 MAX_SHOWN: Final = 8  # tasks that are named where a test is stuck
 # Where code is that waits on behalf of a test's.
 _NOT_THE_TESTS: Final = (str(Path(asyncio.__file__).parent), str(Path(__file__).parent.parent))
@@ -70,6 +73,11 @@ class ManualClock:
     def now(self) -> float:
         """Seconds since the clock was put under the loop; what `loop.time()` shows is 1000 more."""
         return self._time - START
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the loop has this time: false outside of the `with` block."""
+        return self._users > 0
 
     @property
     def is_moving(self) -> bool:
@@ -228,7 +236,7 @@ class _Selector:
     def __init__(self, real: Any, idle: Callable[[float | None], _Events]) -> None:
         self._real = real
         self._idle = idle
-        self._busy = 0  # turns of the loop since files were last looked at
+        self._busy = 0  # turns of the loop since it had nothing to do
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -238,9 +246,14 @@ class _Selector:
             self._busy = 0
             return self._idle(timeout)
         self._busy += 1
-        if self._busy < TURNS_PER_POLL:
+        if self._busy % TURNS_PER_POLL:
             return []
-        self._busy = 0
+        if self._busy >= MAX_TURNS:
+            self._busy = 0
+            raise Stuck(
+                f"something has gone on for {MAX_TURNS} turns of the loop in one moment of the "
+                "clock, so that no time can pass; an endless stream, or a loop around sleep(0)?"
+            )
         events: _Events = self._real.select(0)
         return events
 

@@ -311,7 +311,9 @@ class _Connecting(Connecting):
 
 async def in_time(clock: ManualClock, awaitable: Awaitable[T]) -> T:
     """Return the result of *awaitable*; let time pass for it, unless somebody does that already."""
-    return await (awaitable if clock.is_moving else clock.until(awaitable))
+    if clock.is_moving or not clock.is_in_use:
+        return await awaitable
+    return await clock.until(awaitable)
 
 
 def broker(*, seed: int = 0, config: Config | None = None, name: str = NAME) -> MeshBroker:

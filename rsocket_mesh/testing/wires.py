@@ -125,9 +125,12 @@ class End(MemoryTransport):
             self._arrive(Coming(0.0, batch, error))
             return
         due = max(self._loop.time() + lane.delay, self._free_at)
-        if lane.rate and batch is not None:
-            due = self._free_at = due + len(batch) / lane.rate
-        self._coming.append(Coming(due, batch, error))
+        if lane.rate and batch is not None:  # each frame arrives by itself
+            for piece in self.wire.pieces(batch):
+                due = self._free_at = due + len(piece) / lane.rate
+                self._coming.append(Coming(due, piece))
+        else:
+            self._coming.append(Coming(due, batch, error))
         self._arm()
 
     def _arm(self) -> None:
@@ -246,6 +249,10 @@ class Wire:
                 self.link.cut()
                 return
         deliver(data)
+
+    def pieces(self, batch: bytes) -> list[bytes]:
+        """Return the frames of *batch*, each with its prefix."""
+        return [b"".join(prefix_lengths([frame])) for frame in self._frames(batch)] or [batch]
 
     def ended(self, end: End) -> None:
         """*end* has said goodbye to its receiver."""

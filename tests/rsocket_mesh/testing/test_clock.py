@@ -228,3 +228,24 @@ def test_a_loop_that_keeps_its_own_time_is_refused():
         pytest.raises(RuntimeError, match=r"uvloop\.Loop keeps its own time.*testing\.run"),
     ):
         runner.run(main())
+
+
+def test_a_moment_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rsocket_mesh.testing.clock.MAX_TURNS", 1600)
+    ended: list[bool] = []
+
+    async def spin() -> None:
+        while not ended:  # noqa: ASYNC110  # spinning is what the test is about
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        with manual_clock() as clock:
+            spinning = asyncio.create_task(spin())
+            try:
+                await clock.advance(1)
+            finally:
+                ended.append(True)
+                await spinning
+
+    with pytest.raises(Stuck, match="1600 turns of the loop in one moment"):
+        run(main())
