@@ -13,7 +13,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rsocket_mesh.errors import RemoteProtocolError
-from rsocket_mesh.protocol.frames import FLAG_FOLLOWS, FLAG_NEXT, PAYLOAD, describe, peek
+from rsocket_mesh.protocol.frames import (
+    FLAG_FOLLOWS,
+    FLAG_NEXT,
+    KEEPALIVE,
+    MIN_SIZE,
+    PAYLOAD,
+    describe,
+    peek,
+)
 from rsocket_mesh.protocol.framing import PREFIX_SIZE, cut, prefix_lengths
 from rsocket_mesh.transport.memory import MemoryTransport
 
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
     from rsocket_mesh.testing.sessions import SessionRecord
     from rsocket_mesh.testing.switchboard import Switchboard
 
+KEEPALIVE_SIZE: Final = PREFIX_SIZE + MIN_SIZE[KEEPALIVE]  # bytes; two frames are 18 or more
+KIND_AT: Final = PREFIX_SIZE + 4  # the byte of a batch that holds the type of its first frame
 ALWAYS: Final = -1  # of a count that does not run out
 
 
@@ -231,12 +241,17 @@ class Wire:
 
     def sent(self, end: End, batch: bytes) -> bytes:
         """Return what of *batch* goes on its way to *end*."""
+        if is_keepalive(batch) and not self.lane(end).drops:
+            return batch
         frames = self._frames(batch)
         kept = [frame for frame in frames if self._passes(end, frame)]
         return batch if len(kept) == len(frames) else b"".join(prefix_lengths(kept))
 
     def deliver(self, end: End, data: bytes, deliver: Callable[[bytes], None]) -> None:
         """Give *data* to whoever sits at *end*; cut behind an item if that was asked for."""
+        if is_keepalive(data):
+            deliver(data)
+            return
         position = 0
         for frame in self._frames(data):
             position += PREFIX_SIZE + len(frame)
@@ -280,6 +295,11 @@ class Wire:
                 self._board.say(f"(lost on the way to the {where}: {describe(frame)})")
                 return False
         return True
+
+
+def is_keepalive(batch: bytes) -> bool:
+    """Return whether *batch* is one KEEPALIVE and nothing else: most of what passes in an hour."""
+    return len(batch) == KEEPALIVE_SIZE and batch[KIND_AT] >> 2 == KEEPALIVE
 
 
 def is_item(frame: bytes) -> bool:
