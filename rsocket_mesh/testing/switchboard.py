@@ -8,8 +8,9 @@ changes nothing there.
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rsocket_mesh.errors import ErrorCode, Invalid, RemoteProtocolError, StreamError
 from rsocket_mesh.protocol.announce import Announcement, decode_announcement
@@ -38,6 +39,9 @@ from rsocket_mesh.transport.memory import MemoryTransport
 
 if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
+
+# What the library calls an instance that nobody has named: another name in every run.
+RANDOM: Final = re.compile(r".+-[0-9a-f]{8}")
 
 
 @dataclass(slots=True)
@@ -87,7 +91,7 @@ class Switchboard:
             count = sum(link.app == app for link in self.links.values()) + 1
             name = app if count == 1 else f"{app}#{count}"
             link = self.links[name] = Link(self, name, app, instance)
-        if instance not in ("", link.name):
+        if RANDOM.fullmatch(instance):
             self.record.aliases.setdefault(instance, link.name)
         return link
 

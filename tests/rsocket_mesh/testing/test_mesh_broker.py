@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import unittest
 
 import pytest
 
@@ -20,7 +21,12 @@ from rsocket_mesh import (
     Unreachable,
     connect,
 )
+from rsocket_mesh.peer import open_peer
+from rsocket_mesh.protocol.frames import Setup
+from rsocket_mesh.protocol.metadata import ROUTING, encode_routing
+from rsocket_mesh.protocol.payload import Payload
 from rsocket_mesh.testing import MeshBroker, broker, run
+from rsocket_mesh.transport import Transport, dial
 from tests.rsocket_mesh.testing.orders import an_order_service
 from tests.support.processes import ROOT
 
@@ -231,6 +237,76 @@ async def test_a_link_knows_what_is_announced_later(mesh_broker: MeshBroker):
     await mesh.serve(orders)
     assert mesh_broker.link(orders).name == "shop"
     assert mesh_broker.calls == []  # the library's own talk is none of the test's
+
+
+async def test_random_names_of_instances_do_not_show_in_the_trace(mesh_broker: MeshBroker):
+    await mesh_broker.serve(an_order_service(), instance="1")
+    async with connect(mesh_broker.url, app="till") as till:
+        waiting = asyncio.create_task(till.service("orders").request_response("slow", 1))
+        await mesh_broker.clock.advance(0)
+        mesh_broker.link("orders").cut()
+        await mesh_broker.clock.advance(0)
+        assert isinstance(waiting.exception(), PeerLost)
+        async with connect(mesh_broker.url, app="till", instance=till.instance):
+            pass  # takes the place of the first one, which is told so
+        assert till.instance not in "\n".join(mesh_broker.trace)
+    assert "the session of orders/1 ended" in "\n".join(mesh_broker.trace)
+    assert "a new session of till/till has come" in "\n".join(mesh_broker.trace)
+
+
+async def test_a_peer_that_speaks_no_rsocket_is_the_brokers_affair(mesh_broker: MeshBroker):
+    class Nobody:
+        ended = False
+
+        def connected(self, transport: Transport) -> None:
+            transport.outbound.append(b"\0\0\3abc")
+            transport.flush()
+
+        def batch_received(self, data: bytes) -> int:
+            return len(data)
+
+        def protocol_violated(self, text: str, reason: str = "") -> None:
+            pass
+
+        def writable(self, ready: bool) -> None:
+            pass
+
+        def disconnected(self, error: Exception | None) -> None:
+            self.ended = True
+
+    nobody = Nobody()
+    await dial(mesh_broker.url, nobody, timeout=1)
+    await mesh_broker.clock.advance(1)
+    assert nobody.ended
+    assert mesh_broker.broker.counters.closes["protocol-error"] == 1
+
+
+async def test_a_caller_that_announces_nothing_is_anonymous(mesh_broker: MeshBroker):
+    await mesh_broker.serve(an_order_service())
+    setup = Setup(20_000, 60_000, ROUTING, "application/cbor", None)
+    peer = await open_peer(mesh_broker.url, setup=setup, timeout=1)
+    answer = await peer.requester.request_response(
+        Payload(b"\x07", encode_routing(["orders.total"]))
+    )
+    assert answer.data == b"\x18\x2a"
+    (call,) = mesh_broker.calls
+    assert (call.route, call.caller, call.outcome) == ("orders.total", "anonymous", "ok")
+    peer.close()
+    await peer.wait_closed()
+
+
+def test_it_works_in_a_test_case_of_the_standard_library():
+    class Case(unittest.IsolatedAsyncioTestCase):
+        async def test_total(self) -> None:
+            async with broker() as mesh_broker:
+                await mesh_broker.serve(an_order_service())
+                async with mesh_broker.connect() as mesh:
+                    assert await mesh.service("orders").request_response("total", 7) == 42
+                await mesh_broker.clock.advance(3600)
+
+    result = unittest.TestResult()
+    Case("test_total").run(result)
+    assert result.wasSuccessful(), result.errors
 
 
 async def test_misuse_is_named():
