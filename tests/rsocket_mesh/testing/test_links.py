@@ -85,6 +85,28 @@ async def test_a_session_with_resume_that_is_not_resumed_loses_its_calls(mesh_br
     assert mesh_broker.calls[0].outcome == "lost"
 
 
+async def test_what_is_sent_again_after_a_resume_is_counted_once(mesh_broker: MeshBroker):
+    await mesh_broker.serve(an_order_service())
+    async with mesh_broker.connect(resume=True) as mesh:
+        link = mesh_broker.link(mesh)
+        link.delay(0.5)  # so that there is always something under way
+        orders = mesh.service("orders")
+        ticks = orders.request_stream("ticks", 20, returns=int)
+        consumer = asyncio.create_task(taken(ticks, got := []))
+        calls = []
+        for _ in range(6):
+            calls.append(asyncio.create_task(orders.request_response("slow", 0.1, timeout=60)))
+            await mesh_broker.clock.advance(1.2)
+            link.cut()
+            await mesh_broker.clock.advance(2.9)
+        await mesh_broker.clock.until(asyncio.gather(consumer, *calls))
+        link.heal()
+    assert got == list(range(20))
+    assert [(c.outcome, c.items) for c in mesh_broker.calls_to("orders.ticks")] == [("ok", 20)]
+    assert {(c.outcome, c.items) for c in mesh_broker.calls_to("orders.slow")} == {("ok", 1)}
+    assert len(mesh_broker.calls) == 7
+
+
 async def test_a_link_that_is_down_takes_no_connection_until_it_is_up(
     mesh_broker: MeshBroker, mesh: Mesh
 ):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import unittest
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -25,7 +26,8 @@ from rsocket_mesh.peer import open_peer
 from rsocket_mesh.protocol.frames import Setup
 from rsocket_mesh.protocol.metadata import ROUTING, encode_routing
 from rsocket_mesh.protocol.payload import Payload
-from rsocket_mesh.testing import MeshBroker, broker, run
+from rsocket_mesh.testing import MeshBroker, RecordedCall, broker, run
+from rsocket_mesh.testing.record import Record
 from rsocket_mesh.transport import Transport, dial
 from tests.rsocket_mesh.testing.orders import an_order_service
 from tests.support.processes import ROOT
@@ -166,6 +168,50 @@ async def test_calls_can_be_refused_in_the_place_of_the_broker(mesh_broker: Mesh
         assert await orders.request_response("total", 1) == 6
     outcomes = [(call.outcome, call.provider) for call in mesh_broker.calls]
     assert outcomes[:3] == [("OVERLOADED", None), ("OVERLOADED", None), ("ok", "orders")]
+
+
+async def test_a_refused_request_in_fragments_reaches_nobody(mesh_broker: MeshBroker):
+    await mesh_broker.serve(an_order_service())
+    mesh_broker.reject("orders.note", Overloaded("full"))
+    async with mesh_broker.connect() as mesh:
+        orders = mesh.service("orders")
+        with pytest.raises(Overloaded):
+            await orders.request_response("note", "x" * 300_000)
+        await mesh_broker.clock.advance(10)
+        assert await orders.request_response("total", 7) == 42
+    assert mesh_broker.broker.counters.calls["orders"].started == 1
+
+
+async def test_a_channel_that_its_caller_fails_is_recorded_as_failed(mesh_broker: MeshBroker):
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    await mesh_broker.serve(an_order_service())
+    async with mesh_broker.connect() as mesh:
+        channel = mesh.service("orders").request_channel("double", numbers(), returns=int)
+        async with channel as doubled:
+            with pytest.raises(LookupError):
+                await taken(doubled)
+        await mesh_broker.clock.advance(0)
+    (call,) = mesh_broker.calls
+    assert call.outcome == "APPLICATION"
+    assert "no more" in str(call.error)
+
+
+def test_arguments_without_a_codec_are_refused():
+    call = RecordedCall(1, "a.b", "request-response", "test", "image/png", 0.0, data=b"x")
+    with pytest.raises(ValueError, match="no codec for 'image/png'"):
+        _ = call.arguments
+
+
+def test_a_record_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rsocket_mesh.testing.record.RECORD_LIMIT", 3)
+    record = Record(lambda: 0.0)
+    for _ in range(5):
+        record.begin("a.b", "request-response", "test", "application/cbor", ())
+    assert [call.number for call in record.calls] == [1, 2, 3]
+    assert record.trace[3:] == ["(no more than 3 lines are kept)"]
 
 
 async def test_a_stopped_broker_is_not_there_and_a_started_one_is_found_again(
