@@ -417,6 +417,26 @@ def test_the_trace_is_the_same_in_another_process():
         assert json.loads(ran.stdout) == here
 
 
+async def test_links_that_die_in_one_moment_die_in_their_order(mesh_broker: MeshBroker):
+    names = [f"s{number}" for number in range(15)]
+    for name in names:
+        await mesh_broker.serve(an_order_service(name))
+    async with mesh_broker.connect() as mesh:
+        calls = [
+            asyncio.create_task(mesh.service(name).request_response("slow", 500, timeout=400))
+            for name in names
+        ]
+        await mesh_broker.clock.advance(1)
+        for name in names:
+            mesh_broker.link(name).freeze()
+        await mesh_broker.clock.advance(100)
+        assert all(isinstance(call.exception(), PeerLost) for call in calls)
+    lost = [line for line in mesh_broker.trace if "PEER_LOST" in line]
+    assert len({line.split()[0] for line in lost}) == 1
+    numbers = [int(line.split("#")[1].split()[0]) for line in lost]
+    assert numbers == sorted(numbers)
+
+
 def test_the_trace_tells_the_story():
     async def story() -> list[str]:
         async with broker() as mesh_broker:
