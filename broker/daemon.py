@@ -40,7 +40,7 @@ class Broker:
     Attributes:
         listeners: open sockets, in the order of the config; `url` has the real port.
         state: `starting`, `ready`, `draining` or `stopped`.
-        guard: watches the memory of the process; None before `start`.
+        guard: watches the memory of the process; None before `start`, and where nobody does.
     """
 
     def __init__(self, config: Config) -> None:
@@ -79,12 +79,16 @@ class Broker:
         loop = asyncio.get_running_loop()
         self._started_at = loop.time()
         hub = self._hub = self._make_hub(loop)
-        budget = self.config.limits.memory_bytes or default_budget()
-        self.guard = MemoryGuard(hub, budget, resident, trimmer())
+        self.guard = self._watch_memory(hub)
         return hub
 
     def _make_hub(self, loop: asyncio.AbstractEventLoop) -> Hub:
         return Hub(self.config, self.counters, self._builtin, loop)
+
+    def _watch_memory(self, hub: Hub) -> MemoryGuard | None:
+        """Return what watches the memory of this process; None where it is not the broker's own."""
+        budget = self.config.limits.memory_bytes or default_budget()
+        return MemoryGuard(hub, budget, resident, trimmer())
 
     async def _listen(self, listener: ListenerConfig) -> Listener:
         limits = self.config.limits

@@ -7,6 +7,7 @@ The rooms; each imports only from those above it:
     transport   TCP, TLS, Unix socket, WebSocket, memory: batches of whole frames
     peer        one live connection on asyncio: requester, responder, timers
     rpc         what applications use: `Service`, `connect` and calls by name
+    testing     a whole mesh in one test; raw frames for any peer
     cli         the `rsocket-mesh` command
 """
 

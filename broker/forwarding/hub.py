@@ -160,7 +160,7 @@ class Hub(HubCore):
         self._timer = None
         self.tick()  # so that what expires may begin calls
         self.wheel.expire(self.now, MAX_EXPIRED)
-        when = self.wheel.next_deadline()
+        when = self.wheel.told
         if when is not None:
             self._arm(when)
         self._take_bucket()  # the wheel does not wait for a set that is still empty

@@ -140,6 +140,10 @@ class Link(LinkCore):
         self.started: Bucket | None = None
         self.resets: Bucket | None = None
 
+    def __hash__(self) -> int:
+        """By number and not by address: sets of links have one order in all runs of a test."""
+        return self.id
+
     @property
     def name(self) -> str:
         """Who this is, for people: `shop/shop-7f3c (tcp 127.0.0.1:51234)`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from itertools import compress, count
 from typing import Final, Protocol
 
 TICK: Final = 0.02  # seconds; a deadline is enforced at most this much late, never early
@@ -22,6 +23,7 @@ MASK: Final = SLOTS - 1
 # Ticks; a deadline that is further away may be so much later: 1.3 s, not two per cent of it.
 FAR_TICKS: Final = 64
 SWEEP_FROM: Final = 8192  # sets far away; fewer are not worth a look, and take less than 4 MiB
+STRETCH: Final = 64  # slots that are looked at together: those of the next 1.3 s
 TIDIED: Final = 32  # slots per `tidy`: with one per tick, all within 2.6 s
 
 
@@ -93,12 +95,17 @@ class Wheel:
     def next_deadline(self) -> float | None:
         """Return when `expire` has something to look at, or None."""
         armed = self._far_ticks[0] if self._far_ticks else sys.maxsize
-        for tick in range(self._cursor, min(armed, self._cursor + SLOTS)):
-            if self._near[tick & MASK]:
-                armed = tick
-                break
+        end = min(armed, self._cursor + SLOTS)
+        first = self._first(self._cursor, end)
+        if first < end:
+            armed = first
         self._armed = armed
-        return armed * TICK if armed != sys.maxsize else None
+        return self.told
+
+    @property
+    def told(self) -> float | None:
+        """What `next_deadline` would return, right behind `expire`."""
+        return self._armed * TICK if self._armed != sys.maxsize else None
 
     def tidy(self) -> None:
         """Forget what is empty and takes memory: tables of sets that have grown, and the sets far
@@ -126,32 +133,59 @@ class Wheel:
         What is left is due at once: `next_deadline` then lies in the past.
         """
         self._armed = 0  # nobody is to be told of what is seen at the end
-        count = self._expire_near(now, most)
+        expired = self._expire_near(now, most)
         while self._far_ticks and self._far_ticks[0] * TICK <= now:
             due = self._far[self._far_ticks[0]]
             if not due:
                 del self._far[heappop(self._far_ticks)]
-            elif count == most:
+            elif expired == most:
                 break
             else:
-                count += 1
+                expired += 1
                 due.pop().expire(now)  # which may add to any set, to this one too
         self.next_deadline()
-        return count
+        return expired
 
     def _expire_near(self, now: float, most: int) -> int:
-        count = 0
+        expired = 0
         all_round = self._cursor + SLOTS
         while self._cursor * TICK <= now:
             due = self._near[self._cursor & MASK]
             if due:
-                if count == most:
+                if expired == most:
                     break
-                count += 1
+                expired += 1
                 due.pop().expire(now)
                 continue
             due.clear()
             self._cursor += 1
+            if self._cursor * TICK < now - TICK:
+                self._pass_empty(min(all_round, int(now / TICK)))
             if self._cursor == all_round:  # nobody has called for longer than that: all are empty
                 self._cursor = max(all_round, int(now / TICK))
-        return count
+        return expired
+
+    def _pass_empty(self, stop: int) -> None:
+        """Move the cursor over sets that are empty, at most to the tick *stop*."""
+        while self._cursor < stop:
+            slot = self._cursor & MASK
+            passed = 0
+            for entries in self._near[slot : slot + min(STRETCH, stop - self._cursor)]:
+                if entries:
+                    break
+                entries.clear()
+                passed += 1
+            self._cursor += passed
+            if not passed:
+                break
+
+    def _first(self, tick: int, end: int) -> int:
+        """Return the first tick from *tick* on whose set is not empty; *end* if all are."""
+        while tick < end:
+            slot = tick & MASK
+            stretch = self._near[slot : slot + min(STRETCH, end - tick)]
+            found = next(compress(count(tick), stretch), None)
+            if found is not None:
+                return found
+            tick += len(stretch)
+        return tick

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -21,6 +20,7 @@ from rsocket_mesh.errors import (
     ResumeRefused,
     RSocketError,
 )
+from rsocket_mesh.peer.jitter import jitter
 from rsocket_mesh.peer.resumable import ResumableTransport
 from rsocket_mesh.protocol.frames import (
     ERROR,
@@ -69,7 +69,7 @@ class Redial:
         lost_at = loop.time()
         delay = FIRST_DELAY
         while True:
-            await asyncio.sleep(delay * random.uniform(0.1, 1))  # noqa: S311  # no secret
+            await asyncio.sleep(delay * jitter.uniform(0.1, 1))
             delay = min(delay * 2, MAX_DELAY)
             if not self.transport.is_detached:
                 return

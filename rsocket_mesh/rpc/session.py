@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -25,6 +24,7 @@ from rsocket_mesh.errors import (
     Unreachable,
 )
 from rsocket_mesh.peer import Peer, Requester, RequestHandler, open_peer
+from rsocket_mesh.peer.jitter import jitter
 from rsocket_mesh.protocol.frames import Setup
 from rsocket_mesh.transport import parse_url
 
@@ -234,7 +234,7 @@ class Session:
     async def _reconnect(self, leaving: Peer | None = None) -> None:
         """Dial until one URL takes us; *leaving* is a peer that drains, no use to dial it again."""
         # Clients that lost one broker together should not all come at once.
-        await asyncio.sleep(random.uniform(0, FIRST_DELAY))  # noqa: S311  # no secret
+        await asyncio.sleep(jitter.uniform(0, FIRST_DELAY))
         delay = FIRST_DELAY
         while True:
             urls = self._in_turn()
@@ -258,7 +258,7 @@ class Session:
                     self._adopt(peer, url)
                     return
             pause = REFUSED_DELAY if refused == len(urls) else delay
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # no secret
+            await asyncio.sleep(pause * jitter.uniform(0.5, 1))
             delay = min(delay * 2, MAX_DELAY)
 
 

@@ -51,6 +51,11 @@ class _Pool:
 _pool: Final = _Pool()
 
 
+def calls_in_threads() -> int:
+    """Return how many blocking calls of this process run or wait for a thread."""
+    return _pool.busy
+
+
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)

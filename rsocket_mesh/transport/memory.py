@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from rsocket_mesh.transport.framed import HIGH_WATER, LOW_WATER, Accept, FramedTransport
+
+# Makes both ends of a connection, the dialling one first, of what `MemoryTransport` takes.
+Pair = Callable[
+    [asyncio.AbstractEventLoop, str, tuple[int, int], tuple[int, int]],
+    "tuple[MemoryTransport, MemoryTransport]",
+]
+
+
+def plain_pair(
+    loop: asyncio.AbstractEventLoop, name: str, near: tuple[int, int], far: tuple[int, int]
+) -> tuple[MemoryTransport, MemoryTransport]:
+    """Return both ends of a connection that does not fail; *near* and *far* are their limits."""
+    return MemoryTransport(loop, name, *near), MemoryTransport(loop, name, *far)
 
 
 class _Entry(NamedTuple):
     loop: asyncio.AbstractEventLoop
     accept: Accept
-    max_frame: int
-    max_outbound: int
+    limits: tuple[int, int]
+    pair: Pair
 
 
 _listening: Final[dict[str, _Entry]] = {}  # by name, in this process
@@ -29,7 +43,13 @@ def listen_memory(name: str, accept: Accept, max_frame: int, max_outbound: int) 
     if name in _listening:
         raise OSError(errno.EADDRINUSE, "the name is taken in this process")
     loop = asyncio.get_running_loop()
-    _listening[name] = _Entry(loop, accept, max_frame, max_outbound)
+    _listening[name] = _Entry(loop, accept, (max_frame, max_outbound), plain_pair)
+
+
+def pair_memory_by(name: str, pair: Pair) -> None:
+    """Have later connections to *name* made by *pair*: for test kits, where they may fail on their
+    way. Nobody listening there is an error of the caller's."""
+    _listening[name] = _listening[name]._replace(pair=pair)
 
 
 def forget_memory(name: str) -> None:
@@ -45,8 +65,7 @@ def connect_memory(name: str, accept: Accept, max_frame: int, max_outbound: int)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody listens there in this process")
     if entry.loop is not loop:
         raise ConnectionRefusedError(errno.ECONNREFUSED, "the listener is on another event loop")
-    near = MemoryTransport(loop, name, max_frame, max_outbound)
-    far = MemoryTransport(loop, name, entry.max_frame, entry.max_outbound)
+    near, far = entry.pair(loop, name, (max_frame, max_outbound), entry.limits)
     far.meet(near, entry.accept)
     near.meet(far, accept)
     return near

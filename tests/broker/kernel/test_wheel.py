@@ -145,6 +145,7 @@ def test_no_more_expire_at_once_than_asked_for_and_none_is_forgotten(
     while (next_deadline := wheel.next_deadline()) is not None:
         count = wheel.expire(next_deadline, most)
         assert count <= most
+        assert wheel.told == wheel.next_deadline()
         expired += count
     assert expired == len(probes)
     assert all(probe.expired_at is not None for probe in probes)

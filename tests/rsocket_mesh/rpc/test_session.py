@@ -11,6 +11,7 @@ import pytest
 
 from rsocket_mesh import (
     ConnectionClosed,
+    Mesh,
     Service,
     SetupRefused,
     Unavailable,
@@ -26,6 +27,8 @@ from rsocket_mesh.protocol.metadata import (
     encode_composite,
     find_entry,
 )
+from rsocket_mesh.rpc.session import MAX_DELAY, REFUSED_DELAY
+from rsocket_mesh.testing import MeshBroker
 from tests.support.small_server import SmallServer
 from tests.support.waiting import until
 
@@ -111,39 +114,44 @@ def test_bad_urls_fail_at_once(urls: list[str] | str):
 
 
 async def test_after_an_outage_it_registers_again_completely_and_waiting_calls_go_through(
-    caplog: pytest.LogCaptureFixture,
+    mesh_broker: MeshBroker, caplog: pytest.LogCaptureFixture
 ):
-    server = SmallServer(a_service())
-    async with server, connect(server.url, serve=[a_service("client")]) as mesh:
+    clock = mesh_broker.clock
+    async with mesh_broker.connect(serve=[a_service("client"), a_service()]) as mesh:
         handle = mesh.service("orders")
         assert await handle.request_response("total", 2, 3) == 6
-        await server.stop()
-        await until(lambda: not mesh.is_connected)
+        before = await mesh.service("mesh.registry").request_response("describe", "client")
+        await mesh_broker.stop()
+        assert not mesh.is_connected
+        await clock.advance(3600)
         waiting = asyncio.create_task(handle.request_response("total", 4, 5))
-        await asyncio.sleep(0.3)  # an outage lasts a while; nothing is raced here
+        await clock.advance(5)
         assert not waiting.done()
-        began = time.monotonic()
-        await server.start()
-        assert await waiting == 20
-        assert time.monotonic() - began < 3.0
-        assert server.announced[1] == server.announced[0]
-        assert (await server.call("client.total", b"\x82\x02\x03")).data == b"\x06"
+        await mesh_broker.start()
+        await clock.advance(MAX_DELAY)
+        assert waiting.result() == 20
+        after = await mesh.service("mesh.registry").request_response("describe", "client")
+        assert after == before
+        assert await mesh.service("client").request_response("total", 2, 3) == 6
     assert "reconnecting" in caplog.text
 
 
-async def test_a_call_in_an_outage_fails_at_its_deadline_naming_what_was_tried():
-    async with SmallServer() as server, connect(server.url) as mesh:
-        await server.stop()
-        await until(lambda: not mesh.is_connected)
-        for call in (
-            mesh.service("orders").request_response("total", timeout=0.2),
-            mesh.service("orders").fire_and_forget("total", timeout=0.2),
-            anext(mesh.service("orders").request_stream("total", timeout=0.2)),
-        ):
-            with pytest.raises(Unavailable, match="nothing was sent: tcp://127") as caught:
-                await call
-            assert caught.value.safe_to_retry
-            assert caught.value.route == "orders.total"
+async def test_a_call_in_an_outage_fails_at_its_deadline_naming_what_was_tried(
+    mesh_broker: MeshBroker, mesh: Mesh
+):
+    await mesh_broker.stop()
+    orders = mesh.service("orders")
+    for call in (
+        orders.request_response("total", timeout=20),
+        orders.fire_and_forget("total", timeout=20),
+        anext(orders.request_stream("total", timeout=20)),
+    ):
+        began = mesh_broker.clock.now
+        with pytest.raises(Unavailable, match="nothing was sent: memory://mesh") as caught:
+            await mesh_broker.clock.until(call)
+        assert mesh_broker.clock.now == began + 20
+        assert caught.value.safe_to_retry
+        assert caught.value.route == "orders.total"
 
 
 async def test_calls_in_flight_fail_at_once_when_the_connection_is_lost():
@@ -161,18 +169,22 @@ async def test_calls_in_flight_fail_at_once_when_the_connection_is_lost():
             await asyncio.wait_for(task, 2.0)
 
 
-async def test_a_refusal_while_reconnecting_is_logged_and_tried_again(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_refusal_while_reconnecting_is_logged_and_tried_again_after_a_while(
+    mesh_broker: MeshBroker, mesh: Mesh, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("rsocket_mesh.rpc.session.REFUSED_DELAY", 0.05)
-    async with SmallServer(a_service()) as server, connect(server.url) as mesh:
-        server.refusal = SetupRefused(0x003, "FORBIDDEN: rule 7")
-        server.peers[0].close()
-        await until(lambda: "FORBIDDEN: rule 7" in caplog.text)
-        with pytest.raises(Unavailable, match="refused: FORBIDDEN: rule 7"):
-            await mesh.service("orders").request_response("total", 2, 3, timeout=0.05)
-        server.refusal = None
-        assert await mesh.service("orders").request_response("total", 2, 3) == 6
+    await mesh_broker.serve(a_service())
+    link = mesh_broker.link(mesh)
+    link.reject("FORBIDDEN: rule 7", times=2)
+    link.cut()
+    await mesh_broker.clock.advance(1)
+    assert "FORBIDDEN: rule 7" in caplog.text
+    call = mesh.service("orders").request_response("total", 2, 3, timeout=1)
+    with pytest.raises(Unavailable, match="refused: FORBIDDEN: rule 7"):
+        await mesh_broker.clock.until(call)
+    await mesh_broker.clock.advance(REFUSED_DELAY)  # jittered: at least half of that
+    assert not mesh.is_connected
+    await mesh_broker.clock.advance(REFUSED_DELAY)
+    assert await mesh.service("orders").request_response("total", 2, 3) == 6
 
 
 async def test_a_lost_broker_is_replaced_by_the_next_of_the_list():
