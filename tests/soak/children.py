@@ -41,6 +41,8 @@ class Child:
         self._command = list(command)
         self._ready = ready
         self._process: Process | None = None
+        # Reads until it is ready, also when whoever started it is cancelled: one reader at a time.
+        self._starting: asyncio.Task[object] | None = None
 
     def use(self, command: Sequence[str]) -> None:
         """Have *command* run at the next start."""
@@ -56,11 +58,13 @@ class Child:
         self._process = process
         self.lives += 1
         stream, _, pattern = self._ready.partition(":")
-        await process.line(
+        ready = process.line(
             pattern,
             within=START_TIMEOUT,
             stream="stderr" if stream == "stderr" else "stdout",
         )
+        self._starting = asyncio.create_task(ready)
+        await asyncio.shield(self._starting)
         return process
 
     async def kill(self) -> None:
@@ -94,6 +98,8 @@ class Child:
         if process is None:
             return None
         try:
+            if self._starting is not None:
+                await self._starting
             process.send_line("stop")
             match = await process.line(r"^FINAL (.*)", within=within)
         except AssertionError as exc:
