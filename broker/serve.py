@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 ENDED_IN_ORDER: Final = 0  # exit codes
 CUT_OFF: Final = 1
 
-# Objects by which the process has to grow before the youngest are looked at, 7 times what Python
-# does by itself: a thousand calls that begin at once are 3,000, and are gone before that. At most
-# half a millisecond then, after thousands of connections.
-YOUNG_OBJECTS: Final = 5_000
+# Objects by which the process has to grow before the youngest are looked at; Python does so at 700.
+# More would spare a busy broker work, but a storm of connections then makes each look take so long
+# that others notice.
+YOUNG_OBJECTS: Final = 1_000
 # Collections of the middle generation between two full ones, 100 times what Python does by itself.
 FULL_COLLECTION_EVERY: Final = 1000
 
