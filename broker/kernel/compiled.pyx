@@ -1,7 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: c_string_type=bytes, auto_pickle=False
+# cython: c_string_type=bytes, auto_pickle=False, nonecheck=True
 """The compiled twin of `cores`, `relay` and `opening`: the same classes with the same fields, typed,
 and the same loop, statement for statement.
+
+A mistake above has to raise here as it does there: so None is looked for (`nonecheck`), and what comes
+out of dictionaries and tuples that others fill is checked.
 
 What it does differently is where the bytes go. The plain loop appends three slices per frame to the
 peer's outbound. Here the frames of a batch that only need another stream id are noted in a table of
@@ -328,10 +331,10 @@ def relay(LinkCore link not None, bytes data not None):
             key = stream_id
             found = PyDict_GetItem(streams, key)
             if found is not NULL:
-                leg = <tuple>found
+                leg = <tuple?>found
                 if word != last_word:
                     word_key, last_word = word, word
-                peer = <LinkCore>PyTuple_GET_ITEM(leg, 0)
+                peer = <LinkCore?>PyTuple_GET_ITEM(leg, 0)
                 found = PyDict_GetItem(<object>PyTuple_GET_ITEM(leg, 2), word_key)
                 if found is not NULL:
                     action = PyLong_AsLong(<object>found)
@@ -344,7 +347,7 @@ def relay(LinkCore link not None, bytes data not None):
                             or (size >= 9 and <Py_ssize_t>_24_bits(at + 9) <= size - 9)
                         )
                     ):
-                        call = <CallCore>PyTuple_GET_ITEM(leg, 3)
+                        call = <CallCore?>PyTuple_GET_ITEM(leg, 3)
                         if action:
                             credit = call.down if action == ITEM else call.up
                             if credit.left:
@@ -440,7 +443,7 @@ cdef bint _open_call(
     )
     if found is NULL:
         return False
-    route = <RouteCore>found
+    route = <RouteCore?>found
     if route.is_budgeted or not link.requests_left or key in link.held:
         return False
     provider = route.only
@@ -514,8 +517,8 @@ cdef LinkCore _choose(HubCore hub, tuple equals):
     cdef Py_ssize_t count = PyTuple_GET_SIZE(equals)
     cdef Py_ssize_t one = (draw & 0xFFFFFFFF) % count
     cdef Py_ssize_t other = (draw >> 32) % (count - 1)
-    cdef LinkCore first = <LinkCore>PyTuple_GET_ITEM(equals, one)
-    cdef LinkCore second = <LinkCore>PyTuple_GET_ITEM(
+    cdef LinkCore first = <LinkCore?>PyTuple_GET_ITEM(equals, one)
+    cdef LinkCore second = <LinkCore?>PyTuple_GET_ITEM(
         equals, other if other < one else other + 1
     )
     return second if second.in_flight < first.in_flight else first
