@@ -115,8 +115,8 @@ class Results(msgspec.Struct):
 
 
 def write(results: Results, path: Path) -> None:
-    """Write *results* as JSON."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    """Write *results* as JSON, one line per row: a report is committed, and read as a change."""
+    path.write_bytes(msgspec.json.encode(results).replace(b'{"workload"', b'\n{"workload"') + b"\n")
 
 
 def read(path: Path) -> Results:
