@@ -46,7 +46,6 @@ from rsocket_mesh.transport.base import FRAME_TOO_LONG, PROTOCOL_ERROR, Transpor
 
 if TYPE_CHECKING:
     from broker.forwarding.hub import Hub
-    from broker.kernel.cores import Leg
     from broker.kernel.wheel import Entry
 
 _NO_SHAPE: Final = Shape("", "")
@@ -216,15 +215,10 @@ class Link(LinkCore):
         reason = getattr(error, "reason", None) or ("peer-closed" if error is None else "peer-lost")
         self.end(reason, str(error) if error is not None else "closed by the peer")
 
-    # -- frames that are not of a known stream ----------------------------------------------------
-
-    def take_frame(self, frame: bytes) -> None:
-        take_stray(self, frame)
-
     # -- what the inner loop leaves to others -----------------------------------------------------
 
-    def think(self, data: bytes, position: int, stop: int, word: int, leg: Leg) -> None:
-        think(self, data, position, stop, word, leg)
+    take_frame = take_stray
+    think = think
 
     def choose(self, route: Route) -> Link | None:
         draw = self.hub.draw(DRAW_BITS)
@@ -233,17 +227,7 @@ class Link(LinkCore):
         chosen = route.pick(draw)
         return None if chosen is None else chosen.provider
 
-    def open_items(
-        self,
-        stream_id: int,
-        provider: Link,
-        provider_id: int,
-        kind: int,
-        route: Route,
-        asked: int,
-        deadline_ms: int | None,
-    ) -> int:
-        return open_plain(self, stream_id, provider, provider_id, kind, route, asked, deadline_ms)
+    open_items = open_plain
 
     def route_of(self, routing: bytes | None) -> Route:
         """Return where a request with the routing tags *routing* goes.

@@ -165,6 +165,8 @@ class LinkCore:
         self.routes = None
         self.sends = self.takes = None
 
+    # What the floor above does, and calls for; a core by itself has none of it.
+
     def think(self, data: bytes, position: int, stop: int, word: int, leg: Leg) -> None:
         """Deal with the frame of a known stream at *position* of the batch *data*."""
         raise NotImplementedError
